@@ -1,0 +1,83 @@
+package repo
+
+import (
+	"context"
+	"io/fs"
+	"iter"
+	"time"
+)
+
+// Attr is what an entry of a source has beyond io/fs. A source hands it out through FileInfo.Sys(), and the FS of
+// a snapshot gives it back in the same way, so that a snapshot is itself a source. *syscall.Stat_t, which os.DirFS
+// hands out, is understood as well. Every field may be left at zero.
+type Attr struct {
+	// Name is the entry's raw name where FileInfo.Name is only a readable form of it (FS of a snapshot);
+	// nil: FileInfo.Name is the name, byte for byte, UTF-8 or not.
+	Name []byte
+
+	// Stream: the content is produced as it is read (a dump, a pipe): its size is unknown, it is read to its end before
+	// any tree, never a second time, and an error while it is read fails the backup instead of being recorded.
+	Stream bool
+
+	// Owned says that UID and GID count; User and Group may be empty.
+	Owned       bool
+	UID, GID    uint32
+	User, Group string
+
+	// Link joins hard links: entries of one backup with the same non-zero Link are one file.
+	Link struct{ Dev, Ino uint64 }
+
+	// Major and Minor number a device.
+	Major, Minor uint32
+
+	// Token changes whenever the content may have changed (size, times and inode of a file; ETag or version of an
+	// object). Empty: unknown, the content is read each time. Changed is the newest time that went into it; a token is
+	// kept only if that lies at least 2 s before the session began, zero meaning that it needs no such margin.
+	Token   []byte
+	Changed time.Time
+
+	// ContentType and Meta are an object's metadata.
+	ContentType string
+	Meta        map[string]string
+
+	// Xattrs are extended attributes, by name. Set when they come for free; else see XattrFS.
+	Xattrs map[string][]byte
+}
+
+// ContextFS is an fs.FS whose Open can be cancelled. Backup prefers it to Open. A file that was opened so may be read
+// until ctx is done.
+type ContextFS interface {
+	fs.FS
+	OpenContext(ctx context.Context, name string) (fs.File, error)
+}
+
+// EntriesFS is an fs.FS that lists a folder of any size in constant memory: each entry once, sorted by the bytes of its
+// raw name, the error last and once. Backup prefers it to ReadDir.
+type EntriesFS interface {
+	fs.FS
+	Entries(ctx context.Context, dir string) iter.Seq2[fs.DirEntry, error]
+}
+
+// XattrFS is an fs.FS that knows extended attributes. Links are not followed.
+type XattrFS interface {
+	fs.FS
+	Xattrs(name string) (map[string][]byte, error)
+}
+
+// Extent is a run of bytes of a file: Length bytes from Offset on.
+type Extent struct{ Offset, Length int64 }
+
+// SparseFile is an fs.File that knows its holes: Extents returns the runs that hold data, sorted and disjoint; what lies
+// between them, up to the file's size, reads as zeros. The file must also be an io.Seeker or io.ReaderAt. Nil: no holes known.
+type SparseFile interface {
+	fs.File
+	Extents() ([]Extent, error)
+}
+
+// A JoinedFS is made of parts that Backup reads in a given order whatever their names are: streams to their end first,
+// so that rows of a dump never point at files that the snapshot lacks, then the trees. Parts returns the names of the entries of its root in
+// that order.
+type JoinedFS interface {
+	fs.FS
+	Parts() []string
+}

@@ -24,7 +24,7 @@ const (
 
 // items are the encoded items of the node that is being filled at one level.
 type items struct {
-	buf   []byte
+	buf   bytes.Buffer
 	ends  []int
 	first []byte // name of the first
 	count uint64 // entries, or bytes, below
@@ -32,12 +32,10 @@ type items struct {
 }
 
 func (it *items) add(v any) error {
-	w := bytes.NewBuffer(it.buf)
-	if err := enc.NewEncoder(w).Encode(v); err != nil {
+	if err := enc.MarshalToBuffer(v, &it.buf); err != nil {
 		return err
 	}
-	it.buf = w.Bytes()
-	it.ends = append(it.ends, len(it.buf))
+	it.ends = append(it.ends, it.buf.Len())
 	return nil
 }
 
@@ -45,14 +43,15 @@ func (it *items) raw() []cbor.RawMessage {
 	r := make([]cbor.RawMessage, len(it.ends))
 	start := 0
 	for i, end := range it.ends {
-		r[i] = it.buf[start:end]
+		r[i] = it.buf.Bytes()[start:end]
 		start = end
 	}
 	return r
 }
 
 func (it *items) reset() {
-	it.buf, it.ends, it.count = it.buf[:0], it.ends[:0], 0
+	it.buf.Reset()
+	it.ends, it.count = it.ends[:0], 0
 }
 
 type leafNode struct {
@@ -109,12 +108,13 @@ func (f *Folder) Add(e *Entry) error {
 		return fmt.Errorf("the entry %q comes after %q", e.Name, f.last)
 	}
 	it := f.levels[0]
-	before := len(it.buf)
+	before := it.buf.Len()
 	if err := it.add(e); err != nil {
 		return err
 	}
-	if n := len(it.buf) - before; n > MaxEntry {
-		it.buf, it.ends = it.buf[:before], it.ends[:len(it.ends)-1]
+	if n := it.buf.Len() - before; n > MaxEntry {
+		it.buf.Truncate(before)
+		it.ends = it.ends[:len(it.ends)-1]
 		return fmt.Errorf("the entry %.100q has %d bytes, at most %d are possible", e.Name, n, MaxEntry)
 	}
 	f.any, f.last = true, append(f.last[:0], e.Name...)
@@ -122,7 +122,7 @@ func (f *Folder) Add(e *Entry) error {
 		it.first = append(it.first[:0], e.Name...)
 	}
 	it.count++
-	if len(it.ends) >= maxItems || len(it.buf) >= maxBytes || f.split(0, e.Name) < entryHit {
+	if len(it.ends) >= maxItems || it.buf.Len() >= maxBytes || f.split(0, e.Name) < entryHit {
 		return f.end(0)
 	}
 	return nil
@@ -152,7 +152,7 @@ func (f *Folder) end(level int) error {
 	}
 	up.count += c.Count
 	up.last = append(up.last[:0], c.ID...)
-	if len(up.ends) >= maxItems || len(up.buf) >= maxBytes || f.split(uint8(level+1), c.First) < entryHit {
+	if len(up.ends) >= maxItems || up.buf.Len() >= maxBytes || f.split(uint8(level+1), c.First) < entryHit {
 		return f.end(level + 1)
 	}
 	return nil
@@ -189,6 +189,7 @@ type List struct {
 	inline []Piece // the whole content, while it is short
 	n      int
 	size   uint64
+	item   span
 }
 
 // NewList begins a content.
@@ -223,7 +224,8 @@ func (l *List) Add(length uint64, id []byte) error {
 
 func (l *List) add(level int, length uint64, id []byte) error {
 	it := l.levels[level]
-	if err := it.add(span{Length: length, ID: id}); err != nil {
+	l.item = span{Length: length, ID: id}
+	if err := it.add(&l.item); err != nil {
 		return err
 	}
 	it.count += length

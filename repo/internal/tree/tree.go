@@ -171,7 +171,7 @@ type span struct {
 }
 
 var (
-	enc = must(cbor.CoreDetEncOptions().EncMode())
+	enc = must(encOptions().UserBufferEncMode())
 	dec = must(cbor.DecOptions{
 		DupMapKey:         cbor.DupMapKeyEnforcedAPF,
 		IndefLength:       cbor.IndefLengthForbidden,
@@ -182,6 +182,12 @@ var (
 		MaxMapPairs:       1024,
 	}.DecMode())
 )
+
+func encOptions() cbor.EncOptions {
+	o := cbor.CoreDetEncOptions()
+	o.NilContainers = cbor.NilContainerAsEmpty
+	return o
+}
 
 func must[T any](v T, err error) T {
 	if err != nil {

@@ -109,7 +109,7 @@ func (k RawKey) slotKey() []byte {
 	return key[:]
 }
 
-// Format keeps the key out of whatever is printed, under any verb.
+// Format keeps the key out of whatever is printed.
 func (k RawKey) Format(s fmt.State, _ rune) { io.WriteString(s, "crypt.RawKey(redacted)") }
 
 // LogValue keeps the key out of structured logs.

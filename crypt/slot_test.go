@@ -109,7 +109,7 @@ func TestHostileArgon2Parameters(t *testing.T) {
 		{"memory 0", array{3, 0, 4, salt, nonce, sealed}},
 		{"memory 8191", array{3, 8191, 4, salt, nonce, sealed}},
 		{"memory 1 GiB + 1 KiB", array{3, 1<<20 + 1, 4, salt, nonce, sealed}},
-		{"memory 256 TiB", array{1, 1 << 38, 4, salt, nonce, sealed}},
+		{"memory 256 TiB", array{1, uint64(1 << 38), 4, salt, nonce, sealed}},
 		{"lanes 0", array{3, 65536, 0, salt, nonce, sealed}},
 		{"lanes 17", array{3, 65536, 17, salt, nonce, sealed}},
 		{"lanes 260", array{3, 65536, 260, salt, nonce, sealed}},

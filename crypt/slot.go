@@ -31,7 +31,7 @@ func kindOf(u Unlocker) string {
 	return "custom"
 }
 
-// Slot is one way to the keys: the public part of an object under keys/. Changing its fields changes nothing else.
+// Slot is one way to the keys: the public part of an object under keys/. Its fields are for reading.
 type Slot struct {
 	ID         string // 32 hex digits
 	Role       Role   // of the keys in it

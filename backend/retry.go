@@ -147,11 +147,11 @@ func (t *retrying) Put(ctx context.Context, name string, r io.ReaderAt, size int
 	})
 }
 
-// same reports whether the object holds the size bytes of r. An error is not
-// final when another try of the Put can tell more: when reading failed for now,
-// or the object is gone again.
+// same reports whether the object holds the size bytes of r. It retries each
+// read by itself: to begin a large object anew for each failure might never end.
+// If the object is gone again the error is not final, and the Put is tried again.
 func (t *retrying) same(ctx context.Context, name string, r io.ReaderAt, size int64) (bool, error) {
-	info, err := t.b.Stat(ctx, name)
+	info, err := t.Stat(ctx, name)
 	if err != nil {
 		return false, readBack(err)
 	}
@@ -163,7 +163,7 @@ func (t *retrying) same(ctx context.Context, name string, r io.ReaderAt, size in
 	want := make([]byte, min(piece, size))
 	for off := int64(0); off < size; off += piece {
 		n := min(piece, size-off)
-		if got, err = t.b.Get(ctx, name, off, n, got[:0]); err != nil {
+		if got, err = t.Get(ctx, name, off, n, got[:0]); err != nil {
 			return false, readBack(err)
 		}
 		if k, err := r.ReadAt(want[:n], off); int64(k) < n {

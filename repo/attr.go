@@ -1,0 +1,157 @@
+package repo
+
+import (
+	"encoding/binary"
+	"io/fs"
+	"slices"
+	"time"
+
+	"github.com/zeebo/blake3"
+
+	"github.com/varvebackup/varve/repo/internal/tree"
+)
+
+// attrOf returns what info knows beyond io/fs. It may be the source's own.
+func attrOf(info fs.FileInfo) *Attr {
+	switch sys := info.Sys().(type) {
+	case *Attr:
+		if sys != nil {
+			return sys
+		}
+	case Attr:
+		return &sys
+	}
+	if a := statAttr(info); a != nil {
+		return a
+	}
+	return &Attr{}
+}
+
+// fileToken is the change token of a file that the system describes.
+func fileToken(size int64, mtime, ctime time.Time, dev, ino uint64) []byte {
+	b := make([]byte, 0, 56)
+	for _, n := range []uint64{uint64(size), uint64(mtime.Unix()), uint64(mtime.Nanosecond()), uint64(ctime.Unix()), uint64(ctime.Nanosecond()), dev, ino} {
+		b = binary.LittleEndian.AppendUint64(b, n)
+	}
+	return b
+}
+
+// token is the form in which a change token is stored; nil if there is none.
+func token(t []byte) []byte {
+	if len(t) == 0 {
+		return nil
+	}
+	h := blake3.Sum256(t)
+	return h[:16]
+}
+
+var modeTypes = []struct {
+	fs    fs.FileMode
+	posix uint32
+}{
+	{0, tree.ModeRegular},
+	{fs.ModeDir, tree.ModeDir},
+	{fs.ModeSymlink, tree.ModeLink},
+	{fs.ModeNamedPipe, tree.ModePipe},
+	{fs.ModeSocket, tree.ModeSocket},
+	{fs.ModeDevice, tree.ModeBlock},
+	{fs.ModeDevice | fs.ModeCharDevice, tree.ModeChar},
+}
+
+// posixMode returns m as st_mode has it; ok is false for a type that POSIX does not know.
+func posixMode(m fs.FileMode) (mode uint32, ok bool) {
+	for _, t := range modeTypes {
+		if m.Type() == t.fs {
+			mode, ok = t.posix, true
+		}
+	}
+	mode |= uint32(m.Perm())
+	for bit, p := range map[fs.FileMode]uint32{fs.ModeSetuid: 0o4000, fs.ModeSetgid: 0o2000, fs.ModeSticky: 0o1000} {
+		if m&bit != 0 {
+			mode |= p
+		}
+	}
+	return mode, ok
+}
+
+// fsMode is the reverse of posixMode. A type that nobody knows is irregular.
+func fsMode(mode uint32) fs.FileMode {
+	m := fs.FileMode(mode & 0o777)
+	known := false
+	for _, t := range modeTypes {
+		if mode&tree.ModeType == t.posix {
+			m |= t.fs
+			known = true
+		}
+	}
+	if !known {
+		m |= fs.ModeIrregular
+	}
+	if mode&0o4000 != 0 {
+		m |= fs.ModeSetuid
+	}
+	if mode&0o2000 != 0 {
+		m |= fs.ModeSetgid
+	}
+	if mode&0o1000 != 0 {
+		m |= fs.ModeSticky
+	}
+	return m
+}
+
+// newEntry returns the entry of a folder that info describes, without content.
+func newEntry(name string, info fs.FileInfo, a *Attr, xattrs map[string][]byte) (*tree.Entry, bool) {
+	mode, ok := posixMode(info.Mode())
+	e := &tree.Entry{Name: []byte(name), Mode: mode, ModTime: tree.TimeOf(info.ModTime()), User: a.User, Group: a.Group, Type: a.ContentType}
+	if a.Owned {
+		e.UID, e.GID = &a.UID, &a.GID
+	}
+	if (a.Link.Dev != 0 || a.Link.Ino != 0) && e.IsRegular() {
+		e.Link = &tree.Numbers{A: a.Link.Dev, B: a.Link.Ino}
+	}
+	if m := mode & tree.ModeType; m == tree.ModeBlock || m == tree.ModeChar {
+		e.Device = &tree.Numbers{A: uint64(a.Major), B: uint64(a.Minor)}
+	}
+	for _, k := range sortedKeys(a.Meta) {
+		e.Meta = append(e.Meta, tree.Pair{Key: k, Value: a.Meta[k]})
+	}
+	for _, k := range sortedKeys(xattrs) {
+		e.Xattrs = append(e.Xattrs, tree.Xattr{Name: []byte(k), Value: xattrs[k]})
+	}
+	if a.Stream {
+		e.Flags |= tree.FlagStream
+	}
+	return e, ok
+}
+
+// attrOfEntry is the reverse of newEntry.
+func attrOfEntry(e *tree.Entry) *Attr {
+	a := &Attr{Name: e.Name, User: e.User, Group: e.Group, ContentType: e.Type, Stream: false}
+	if e.UID != nil {
+		a.Owned, a.UID, a.GID = true, *e.UID, *e.GID
+	}
+	if e.Link != nil {
+		a.Link.Dev, a.Link.Ino = e.Link.A, e.Link.B
+	}
+	if e.Device != nil {
+		a.Major, a.Minor = uint32(e.Device.A), uint32(e.Device.B)
+	}
+	if len(e.Meta) > 0 {
+		a.Meta = make(map[string]string, len(e.Meta))
+		for _, p := range e.Meta {
+			a.Meta[p.Key] = p.Value
+		}
+	}
+	if len(e.Xattrs) > 0 {
+		a.Xattrs = make(map[string][]byte, len(e.Xattrs))
+		for _, x := range e.Xattrs {
+			a.Xattrs[string(x.Name)] = x.Value
+		}
+	}
+	a.Token = slices.Clone(e.List)
+	for i := range e.Inline {
+		a.Token = binary.LittleEndian.AppendUint64(a.Token, e.Inline[i].Length)
+		a.Token = append(a.Token, e.Inline[i].ID...)
+	}
+	return a
+}

@@ -1,0 +1,101 @@
+package repo
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/varvebackup/varve/backend"
+	"github.com/varvebackup/varve/chunk"
+	"github.com/varvebackup/varve/crypt"
+	"github.com/varvebackup/varve/repo/internal/tree"
+)
+
+// config is what all who share a repository must agree on.
+type config struct {
+	Repository    []byte    `cbor:"1,keyasint"`
+	Created       tree.Time `cbor:"2,keyasint"`
+	Streams       params    `cbor:"3,keyasint"`
+	Files         params    `cbor:"4,keyasint"`
+	NoPutIfAbsent bool      `cbor:"5,keyasint,omitempty"`
+}
+
+type params struct {
+	Algorithm string `cbor:"algorithm"`
+	Min       int    `cbor:"min"`
+	Avg       int    `cbor:"avg"`
+	Max       int    `cbor:"max"`
+}
+
+func paramsOf(p chunk.Params) params { return params{string(p.Algorithm), p.Min, p.Avg, p.Max} }
+
+func (p params) chunk() chunk.Params {
+	return chunk.Params{Algorithm: chunk.Algorithm(p.Algorithm), Min: p.Min, Avg: p.Avg, Max: p.Max}
+}
+
+func newConfig(keys *crypt.Keys) *config {
+	id := keys.Repository()
+	return &config{Repository: id[:], Created: *tree.TimeOf(time.Now()), Streams: paramsOf(chunk.Fine), Files: paramsOf(chunk.Coarse)}
+}
+
+func (c *config) seal(keys *crypt.Keys, n int) ([]byte, error) {
+	body, err := tree.Marshal(c)
+	if err != nil {
+		return nil, err
+	}
+	return keys.Seal(crypt.KindConfig, configName(n), body)
+}
+
+// loadConfig returns the highest config that is well. Where maintenance did not sign one it does not count. When there is none the error is a *DamageError.
+func loadConfig(ctx context.Context, b backend.Backend, keys *crypt.Keys, names []string) (*config, error) {
+	numbered := map[int]string{}
+	var ns []int
+	for _, name := range names {
+		if n, ok := number(strings.TrimPrefix(name, configPrefix)); ok {
+			ns, numbered[n] = append(ns, n), name
+		}
+	}
+	slices.Sort(ns)
+	worst := &DamageError{Object: configName(1), Err: fs.ErrNotExist}
+	for _, n := range slices.Backward(ns) {
+		c, err := readConfig(ctx, b, keys, numbered[n])
+		if err == nil {
+			return c, nil
+		}
+		if !errors.Is(err, crypt.ErrDamaged) && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		worst = &DamageError{Object: numbered[n], Err: err}
+	}
+	return nil, worst
+}
+
+// readConfig reads one config. Errors: crypt.ErrDamaged, fs.ErrNotExist, *crypt.VersionError, or the backend's.
+func readConfig(ctx context.Context, b backend.Backend, keys *crypt.Keys, name string) (*config, error) {
+	object, err := b.Get(ctx, name, 0, -1, nil)
+	if err != nil {
+		return nil, err
+	}
+	_, body, err := keys.Open(name, object, crypt.KindConfig)
+	if err != nil {
+		return nil, err
+	}
+	var c config
+	if err := tree.Unmarshal(body, &c); err != nil {
+		return nil, fmt.Errorf("%w: %v", crypt.ErrDamaged, err)
+	}
+	if id := keys.Repository(); !bytes.Equal(c.Repository, id[:]) {
+		return nil, fmt.Errorf("%w: of another repository", crypt.ErrDamaged)
+	}
+	for _, p := range []params{c.Streams, c.Files} {
+		if err := p.chunk().Validate(); err != nil {
+			return nil, fmt.Errorf("%w: %v", crypt.ErrDamaged, err)
+		}
+	}
+	return &c, nil
+}

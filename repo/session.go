@@ -1,0 +1,153 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/varvebackup/varve/backend"
+	"github.com/varvebackup/varve/crypt"
+	"github.com/varvebackup/varve/pack"
+	"github.com/varvebackup/varve/repo/internal/index"
+	"github.com/varvebackup/varve/repo/internal/tree"
+)
+
+// A session is one running backup as the others see it: a marker that is renewed, segments that name what it stored, and one commit. It believes present what the
+// index said after its marker was put, and what it stored itself; sessions share none of that.
+//
+// The order is the protocol (docs/DESIGN.md): marker, then gc/, then index/, then packs, then the segments that name them, then the manifest, then the end.
+type session struct {
+	repo  *Repo
+	id    string
+	begun time.Time
+	view  *view
+
+	stop    context.CancelFunc // of the renewals
+	renewed sync.WaitGroup
+}
+
+// begin puts the marker and reads what is there.
+func (r *Repo) begin(ctx context.Context, series string) (*session, error) {
+	now := time.Now()
+	s := &session{repo: r, id: newSession(r.keys, series, now), begun: now}
+	if err := s.mark(ctx, markerName(s.id)); err != nil {
+		return nil, fmt.Errorf("begin a session: %w", err)
+	}
+	// From here on the session can be seen: it needs its end.
+	rctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s.stop = stop
+	s.renewed.Go(func() { s.renew(rctx) })
+	view, err := r.loadView(ctx)
+	if err != nil {
+		s.end(ctx, false)
+		return nil, err
+	}
+	s.view = view
+	return s, nil
+}
+
+func (s *session) mark(ctx context.Context, name string) error {
+	return putOnce(ctx, s.repo.backend, name, crypt.AppendHash([]byte("varve session\n"+name+"\n")))
+}
+
+// renew puts a renewal each hour until ctx is done. One that fails is tried again soon; should none succeed for two days, maintenance may put a void, and then the commit finds it.
+func (s *session) renew(ctx context.Context) {
+	wait := times.renew
+	for n := 1; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		if err := s.mark(ctx, markerName(s.id)+"."+strconv.Itoa(n)); err != nil {
+			if ctx.Err() == nil {
+				s.repo.opts.Logger.Warn("a session's marker could not be renewed, it is tried again", "session", s.id, "error", err)
+			}
+			wait = times.renew / 12
+			continue
+		}
+		n++
+		wait = times.renew
+	}
+}
+
+// putSegment names packs that were put, so that this snapshot and other sessions may rely on them.
+func (s *session) putSegment(ctx context.Context, packs []index.Pack) (int64, error) {
+	payload := index.EncodeSegment(s.id, packs)
+	object, err := s.repo.keys.Seal(crypt.KindSegment, "", payload)
+	if err != nil {
+		return 0, err
+	}
+	if len(object) > backend.MaxSize {
+		return 0, fmt.Errorf("an index segment of %d bytes", len(object))
+	}
+	id := hashHex(object)
+	if err := putOnce(ctx, s.repo.backend, indexName(id), object); err != nil {
+		return 0, err
+	}
+	if s.repo.cache != nil {
+		s.repo.remember("index", id, append([]byte{byte(crypt.KindSegment)}, payload...))
+	}
+	return int64(len(object)), nil
+}
+
+// putPack stores one pack.
+func (s *session) putPack(ctx context.Context, id pack.ID, data []byte) error {
+	return putOnce(ctx, s.repo.backend, packName(id), data)
+}
+
+// commit puts the manifest in the session's one place for it. ErrVoid: maintenance was there before. Whatever the store replied, what it holds decides.
+func (s *session) commit(ctx context.Context, snap *Snapshot) (int64, error) {
+	body, err := tree.Marshal(snap.manifest())
+	if err != nil {
+		return 0, err
+	}
+	name := snapshotName(s.id)
+	object, err := s.repo.keys.Seal(crypt.KindSnapshot, name, body)
+	if err != nil {
+		return 0, err
+	}
+	if err := ctx.Err(); err != nil {
+		return 0, err // nothing was sent yet, so there is no doubt
+	}
+	perr := backend.PutBytes(ctx, s.repo.backend, name, object, &backend.PutOptions{IfAbsent: true})
+	if perr == nil {
+		s.repo.remember("objects", cacheName(name), object)
+		return int64(len(object)), nil
+	}
+	lctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), times.grace)
+	defer cancel()
+	there, gerr := s.repo.backend.Get(lctx, name, 0, -1, nil)
+	switch {
+	case gerr == nil && string(there) == string(object):
+		return int64(len(object)), nil
+	case gerr == nil:
+		if _, _, err := s.repo.openObject(name, there, crypt.KindVoid); err == nil {
+			return 0, ErrVoid
+		}
+		return 0, &DamageError{Object: name, Err: errors.New("something else is in the place of the commit")}
+	case errors.Is(gerr, fs.ErrNotExist):
+		return 0, perr
+	}
+	return 0, fmt.Errorf("it is not known whether the snapshot %s was made: %w", s.id, errors.Join(perr, gerr))
+}
+
+// end puts the session's end and waits for its renewals. It does so after a failure too, and when ctx is cancelled: nobody has to wait for this session. That it fails harms nothing.
+func (s *session) end(ctx context.Context, committed bool) {
+	s.stop()
+	s.renewed.Wait()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), times.grace)
+	defer cancel()
+	name, outcome := markerName(s.id)+endSuffix, "failed"
+	if committed {
+		outcome = "committed"
+	}
+	object := crypt.AppendHash([]byte("varve end\n" + name + "\n" + outcome + "\n"))
+	if err := putOnce(ctx, s.repo.backend, name, object); err != nil {
+		s.repo.opts.Logger.Warn("a session's end could not be put: maintenance will wait for it for two days", "session", s.id, "error", err)
+	}
+}

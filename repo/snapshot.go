@@ -1,0 +1,366 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/varvebackup/varve/crypt"
+	"github.com/varvebackup/varve/pack"
+	"github.com/varvebackup/varve/repo/internal/tree"
+)
+
+// Stats counts what a backup did.
+type Stats struct {
+	Files, Folders, Others int64 // entries in the snapshot
+	Bytes                  int64 // of content in the snapshot
+	Read                   int64 // bytes of content that were read from the source
+	New                    int64 // bytes of content that the repository did not have
+	Stored                 int64 // bytes that were put into the backend, all objects together
+	Unread                 int64 // what could not be read, or changed while it was
+}
+
+// Snapshot is one snapshot of a series.
+type Snapshot struct {
+	ID      string // of the session that made it
+	Series  string
+	Time    time.Time // when it began, by the writer's clock
+	End     time.Time
+	Host    string
+	Tags    map[string]string
+	Parent  string // id of the snapshot that it was compared with, "" if none
+	Stats   Stats
+	Version string // of the program that wrote it
+
+	root    pack.ID
+	unread  *pack.ID
+	missing int64 // unread ones that were not tolerated
+}
+
+// Incomplete tells whether something could not be read that was not tolerated. Repo.Unread tells what.
+func (s *Snapshot) Incomplete() bool { return s.missing > 0 }
+
+// Unread is something that a backup could not read, or that changed while it was read.
+type Unread struct {
+	Path      string // in readable form
+	Err       string
+	Tolerated bool
+}
+
+// manifest is a snapshot as it is stored.
+type manifest struct {
+	Series  string      `cbor:"1,keyasint"`
+	Session string      `cbor:"2,keyasint"`
+	Time    tree.Time   `cbor:"3,keyasint"`
+	End     tree.Time   `cbor:"4,keyasint"`
+	Host    string      `cbor:"5,keyasint"`
+	Tags    []tree.Pair `cbor:"6,keyasint"`
+	Root    []byte      `cbor:"7,keyasint"`
+	Parent  string      `cbor:"8,keyasint,omitempty"`
+	Stats   [8]uint64   `cbor:"9,keyasint"`
+	Version string      `cbor:"10,keyasint"`
+	Unread  []byte      `cbor:"11,keyasint,omitempty"`
+	Missing uint64      `cbor:"12,keyasint,omitempty"`
+}
+
+func (s *Snapshot) manifest() *manifest {
+	m := &manifest{Series: s.Series, Session: s.ID, Time: *tree.TimeOf(s.Time), End: *tree.TimeOf(s.End), Host: s.Host, Root: s.root[:],
+		Parent: s.Parent, Version: s.Version, Missing: uint64(s.missing)}
+	for _, k := range sortedKeys(s.Tags) {
+		m.Tags = append(m.Tags, tree.Pair{Key: k, Value: s.Tags[k]})
+	}
+	if s.unread != nil {
+		m.Unread = s.unread[:]
+	}
+	st := &s.Stats
+	for i, n := range []int64{st.Files, st.Folders, st.Others, st.Bytes, st.Read, st.New, st.Stored, st.Unread} {
+		m.Stats[i] = uint64(n)
+	}
+	return m
+}
+
+// snapshot checks m, which was found under the name of session, and returns it as a Snapshot.
+func (m *manifest) snapshot(session string) (*Snapshot, error) {
+	if m.Session != session || len(m.Root) != len(pack.ID{}) || len(m.Unread) != 0 && len(m.Unread) != len(pack.ID{}) ||
+		m.Parent != "" && !validSession(m.Parent) || m.Time.Ns >= 1e9 || m.End.Ns >= 1e9 {
+		return nil, errors.New("a manifest whose fields do not fit")
+	}
+	s := &Snapshot{ID: session, Series: m.Series, Time: m.Time.Time(), End: m.End.Time(), Host: m.Host, Parent: m.Parent, Version: m.Version,
+		root: pack.ID(m.Root), missing: int64(m.Missing)}
+	if len(m.Tags) > 0 {
+		s.Tags = make(map[string]string, len(m.Tags))
+	}
+	for i, t := range m.Tags {
+		if i > 0 && m.Tags[i-1].Key >= t.Key {
+			return nil, errors.New("tags that are not in order")
+		}
+		s.Tags[t.Key] = t.Value
+	}
+	if len(m.Unread) != 0 {
+		id := pack.ID(m.Unread)
+		s.unread = &id
+	}
+	st := &s.Stats
+	for i, p := range []*int64{&st.Files, &st.Folders, &st.Others, &st.Bytes, &st.Read, &st.New, &st.Stored, &st.Unread} {
+		*p = int64(m.Stats[i])
+	}
+	return s, nil
+}
+
+// Filter chooses snapshots. The zero Filter chooses all.
+type Filter struct {
+	Series string            // exactly; "" for all
+	Tags   map[string]string // all of these
+	Newest int               // only so many, the newest; 0 for all
+}
+
+// Snapshots yields snapshots, oldest first, without those that were forgotten. One that cannot be opened does not hide the others: after them comes one
+// error that names them all, each a *DamageError.
+func (r *Repo) Snapshots(ctx context.Context, f Filter) iter.Seq2[*Snapshot, error] {
+	return func(yield func(*Snapshot, error) bool) {
+		all, damaged, err := r.listSnapshots(ctx, f.Series)
+		if err != nil {
+			yield(nil, fmt.Errorf("list snapshots: %w", err))
+			return
+		}
+		all = slices.DeleteFunc(all, func(s *Snapshot) bool { return !f.match(s) })
+		if f.Newest > 0 && len(all) > f.Newest {
+			all = all[len(all)-f.Newest:]
+		}
+		for _, s := range all {
+			if !yield(s, nil) {
+				return
+			}
+		}
+		if err := joinDamage(damaged); err != nil {
+			yield(nil, err)
+		}
+	}
+}
+
+func (f *Filter) match(s *Snapshot) bool {
+	if f.Series != "" && s.Series != f.Series {
+		return false
+	}
+	for k, v := range f.Tags {
+		if got, ok := s.Tags[k]; !ok || got != v {
+			return false
+		}
+	}
+	return true
+}
+
+func joinDamage(damaged []*DamageError) error {
+	errs := make([]error, len(damaged))
+	for i, d := range damaged {
+		errs[i] = d
+	}
+	return errors.Join(errs...)
+}
+
+// listSnapshots returns the snapshots of a series, or all, oldest first, and the manifests that could not be opened.
+func (r *Repo) listSnapshots(ctx context.Context, series string) ([]*Snapshot, []*DamageError, error) {
+	names, err := r.snapshotNames(ctx, series)
+	if err != nil {
+		return nil, nil, err
+	}
+	return r.openSnapshots(ctx, names)
+}
+
+// snapshotNames lists the manifests (and voids) of a series, or all, without those that were forgotten, sorted by session id.
+func (r *Repo) snapshotNames(ctx context.Context, series string) ([]string, error) {
+	prefix := snapshotsPrefix
+	if series != "" {
+		sid := r.keys.SeriesID(series)
+		prefix = fmt.Sprintf("%s%x/", snapshotsPrefix, sid[:])
+	}
+	names, err := listNames(ctx, r.backend, prefix)
+	if err != nil {
+		return nil, err
+	}
+	forgotten, _, err := r.forgotten(ctx)
+	if err != nil {
+		return nil, err
+	}
+	names = slices.DeleteFunc(names, func(n string) bool { return forgotten[sessionOf(n)] })
+	slices.SortFunc(names, func(a, b string) int { return strings.Compare(sessionOf(a), sessionOf(b)) })
+	return names, nil
+}
+
+// sessionOf returns the session id in the name of a manifest.
+func sessionOf(name string) string { return name[strings.LastIndexByte(name, '/')+1:] }
+
+func (r *Repo) openSnapshots(ctx context.Context, names []string) ([]*Snapshot, []*DamageError, error) {
+	found := make([]*Snapshot, len(names))
+	damage := make([]*DamageError, len(names))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for i, name := range names {
+		g.Go(func() error {
+			s, err := r.openSnapshot(gctx, name)
+			if d, ok := errors.AsType[*DamageError](err); ok && !errors.Is(err, fs.ErrNotExist) {
+				damage[i] = d
+				return nil
+			} else if errors.Is(err, fs.ErrNotExist) {
+				return nil // collected since it was listed
+			}
+			found[i] = s
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, nil, err
+	}
+	return slices.DeleteFunc(found, func(s *Snapshot) bool { return s == nil }),
+		slices.DeleteFunc(damage, func(d *DamageError) bool { return d == nil }), nil
+}
+
+// openSnapshot reads one manifest; nil without an error for a void.
+func (r *Repo) openSnapshot(ctx context.Context, name string) (*Snapshot, error) {
+	session := sessionOf(name)
+	if !validSession(session) || snapshotName(session) != name {
+		return nil, &DamageError{Object: name, Err: errors.New("no object of this format has that name")}
+	}
+	kind, body, err := r.openSealed(ctx, name, crypt.KindSnapshot, crypt.KindVoid)
+	if err != nil {
+		return nil, err
+	}
+	if kind == crypt.KindVoid {
+		var rec sessionRecord
+		if err := tree.Unmarshal(body, &rec); err != nil || rec.Session != session {
+			return nil, &DamageError{Object: name, Err: errors.New("a void of another session")}
+		}
+		return nil, nil
+	}
+	var m manifest
+	if err := tree.Unmarshal(body, &m); err != nil {
+		return nil, &DamageError{Object: name, Err: err}
+	}
+	s, err := m.snapshot(session)
+	if err != nil {
+		return nil, &DamageError{Object: name, Err: err}
+	}
+	if sid := r.keys.SeriesID(m.Series); !strings.HasSuffix(session, fmt.Sprintf("-%x", sid[:])) {
+		return nil, &DamageError{Object: name, Err: fmt.Errorf("a manifest of the series %q in the place of another", m.Series)}
+	}
+	return s, nil
+}
+
+// Lookup finds one snapshot: "shop@latest", "shop@2026-11-20" (the newest of that day, in local time), "shop@20261120T0315" (the newest whose id begins so), or the
+// start of an id. fs.ErrNotExist: there is none. An id that several begin with is an error that says so.
+func (r *Repo) Lookup(ctx context.Context, spec string) (*Snapshot, error) {
+	s, err := r.lookup(ctx, spec)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot %q: %w", spec, err)
+	}
+	return s, nil
+}
+
+func (r *Repo) lookup(ctx context.Context, spec string) (*Snapshot, error) {
+	if spec == "" {
+		return nil, errors.New("an empty name")
+	}
+	series, when, hasSeries := cutLast(spec, '@')
+	if !hasSeries {
+		series, when = "", spec
+	}
+	names, err := r.snapshotNames(ctx, series)
+	if err != nil {
+		return nil, err
+	}
+	day, isDay := parseDay(when)
+	var broken error
+	var found []*Snapshot
+	for _, name := range slices.Backward(names) {
+		id := sessionOf(name)
+		if when != "latest" && !isDay && !strings.HasPrefix(id, when) {
+			continue
+		}
+		s, err := r.openSnapshot(ctx, name)
+		if _, ok := errors.AsType[*DamageError](err); ok {
+			// A damaged manifest is no reason to take an older one in silence.
+			broken = err
+			if when == "latest" {
+				return nil, err
+			}
+			continue
+		} else if err != nil {
+			return nil, err
+		}
+		if s == nil {
+			continue
+		}
+		if isDay && s.Time.In(day.Location()).Format(time.DateOnly) != day.Format(time.DateOnly) {
+			continue
+		}
+		if hasSeries || when == "latest" {
+			return s, nil
+		}
+		found = append(found, s)
+	}
+	switch {
+	case len(found) == 1:
+		return found[0], nil
+	case len(found) > 1:
+		return nil, fmt.Errorf("%d snapshots begin so, give more of the id", len(found))
+	case broken != nil:
+		return nil, broken
+	}
+	return nil, fs.ErrNotExist
+}
+
+func parseDay(s string) (time.Time, bool) {
+	t, err := time.ParseInLocation(time.DateOnly, s, time.Local)
+	return t, err == nil
+}
+
+func cutLast(s string, c byte) (before, after string, found bool) {
+	if i := strings.LastIndexByte(s, c); i >= 0 {
+		return s[:i], s[i+1:], true
+	}
+	return s, "", false
+}
+
+// Unread lists what the backup that made s could not read. ErrRole: the key may not read names.
+func (r *Repo) Unread(ctx context.Context, s *Snapshot) ([]Unread, error) {
+	if s.unread == nil {
+		return nil, nil
+	}
+	list, err := tree.LoadUnread(ctx, r.node, *s.unread)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot %s: what could not be read: %w", s.ID, err)
+	}
+	out := make([]Unread, len(list))
+	for i, u := range list {
+		out[i] = Unread{Path: Escape(string(u.Path)), Err: u.Message, Tolerated: u.Tolerated}
+	}
+	return out, nil
+}
+
+// newest returns the newest snapshot of a series, nil if there is none. A damaged one is passed over: it is only compared with.
+func (r *Repo) newest(ctx context.Context, series string) (*Snapshot, error) {
+	names, err := r.snapshotNames(ctx, series)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range slices.Backward(names) {
+		s, err := r.openSnapshot(ctx, name)
+		if _, ok := errors.AsType[*DamageError](err); ok {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if s != nil {
+			return s, nil
+		}
+	}
+	return nil, nil
+}

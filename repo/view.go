@@ -1,0 +1,451 @@
+package repo
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/varvebackup/varve/crypt"
+	"github.com/varvebackup/varve/pack"
+	"github.com/varvebackup/varve/repo/internal/index"
+)
+
+// A view is what the index said at one moment, and the way to the blobs that it names. Safe for concurrent use.
+type view struct {
+	repo     *Repo
+	maint    *maintenance
+	x        *index.Index
+	segments []string       // names, in the order in which the index numbers them
+	damaged  []*DamageError // segments that could not be opened
+	loaded   time.Time
+	again    bool // loaded because something was missing in the one before
+
+	mu       sync.Mutex // guards what follows
+	frames   map[uint32]*list.Element
+	lru      *list.List // of *plainFrame, the last used in front
+	bytes    int64
+	limit    int64
+	keys     map[*pack.Section]*pack.SectionKey
+	decoders []*pack.Decoder
+}
+
+type plainFrame struct {
+	n    uint32
+	done chan struct{} // closed when data and err are set
+	data []byte
+	err  error
+}
+
+var errNotIndexed = errors.New("no index segment names it")
+
+// loadView reads gc/ and then index/, in this order: a pack that a collection frees in between is known to be condemned.
+func (r *Repo) loadView(ctx context.Context) (*view, error) {
+	const tries = 10
+	for try := 1; ; try++ {
+		m, err := r.loadMaintenance(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("read the state of maintenance: %w", err)
+		}
+		v, err := r.loadIndex(ctx, m)
+		// A listed segment that is not there was replaced in the meantime: start over.
+		if errors.Is(err, errVanished) && try < tries {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read the index: %w", err)
+		}
+		return v, nil
+	}
+}
+
+var errVanished = errors.New("a listed segment is not there")
+
+// opened is one segment, its payload opened.
+type opened struct {
+	payload   []byte
+	stored    int64
+	rewritten bool
+	damage    *DamageError
+}
+
+func (r *Repo) loadIndex(ctx context.Context, m *maintenance) (*view, error) {
+	type listed struct {
+		name   string
+		stored int64
+	}
+	var all []listed
+	keep := map[string]bool{}
+	for info, err := range r.backend.List(ctx, indexPrefix) {
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, listed{info.Name, info.Modified.Unix()})
+		keep[strings.TrimPrefix(info.Name, indexPrefix)] = true
+	}
+	r.cache.keep("index", keep)
+
+	v := &view{repo: r, maint: m, loaded: time.Now(), frames: map[uint32]*list.Element{}, lru: list.New(), limit: r.opts.MaxMemory / 4,
+		keys: map[*pack.Section]*pack.SectionKey{}}
+	b := index.NewBuilder(m.of)
+
+	// Segments are fetched several at a time and added in the order of the list.
+	const ahead = 6
+	g, gctx := errgroup.WithContext(ctx)
+	results := make(chan chan opened, ahead)
+	g.Go(func() error {
+		defer close(results)
+		for _, l := range all {
+			c := make(chan opened, 1)
+			select {
+			case results <- c:
+			case <-gctx.Done():
+				return gctx.Err()
+			}
+			g.Go(func() error {
+				o, err := r.openSegment(gctx, l.name)
+				if err != nil {
+					close(c)
+					return err
+				}
+				o.stored = l.stored
+				c <- o
+				return nil
+			})
+		}
+		return nil
+	})
+	i := 0
+	for c := range results {
+		name := all[i].name
+		i++
+		o, ok := <-c
+		if !ok {
+			continue // g has the error
+		}
+		if o.damage == nil {
+			if err := b.Add(o.payload, o.stored, o.rewritten); err != nil {
+				o.damage = &DamageError{Object: name, Err: err}
+			}
+		}
+		if o.damage != nil {
+			v.damaged = append(v.damaged, o.damage)
+			continue
+		}
+		v.segments = append(v.segments, name)
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	v.x = b.Index()
+	return v, nil
+}
+
+// openSegment reads a segment, from the cache if it is there. Damage is no error but a result.
+func (r *Repo) openSegment(ctx context.Context, name string) (opened, error) {
+	id := strings.TrimPrefix(name, indexPrefix)
+	if b := r.cache.get("index", id); len(b) > 1 {
+		return opened{payload: b[1:], rewritten: crypt.Kind(b[0]) == crypt.KindRewritten}, nil
+	}
+	object, err := r.backend.Get(ctx, name, 0, -1, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return opened{}, fmt.Errorf("%w: %s", errVanished, name)
+	} else if err != nil {
+		return opened{}, err
+	}
+	kind, payload, err := r.openObject(name, object, crypt.KindSegment, crypt.KindRewritten)
+	if d, ok := errors.AsType[*DamageError](err); ok {
+		return opened{damage: d}, nil
+	} else if err != nil {
+		return opened{}, err
+	}
+	if r.cache != nil {
+		r.remember("index", id, append([]byte{byte(kind)}, payload...))
+	}
+	return opened{payload: payload, rewritten: kind == crypt.KindRewritten}, nil
+}
+
+// reading returns the view for readers, loading it when there is none.
+func (r *Repo) reading(ctx context.Context) (*view, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, fmt.Errorf("repo: %w", fs.ErrClosed)
+	}
+	if r.view == nil {
+		v, err := r.loadView(ctx)
+		if err != nil {
+			return nil, err
+		}
+		r.view = v
+	}
+	return r.view, nil
+}
+
+// renewed returns a view that is newer than old, in which something was missing; old itself when it is too young to be out of date again.
+func (r *Repo) renewed(ctx context.Context, old *view) (*view, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.view != old && r.view != nil || old.again && time.Since(old.loaded) < 5*time.Second {
+		return r.view, nil
+	}
+	v, err := r.loadView(ctx)
+	if err != nil {
+		return nil, err
+	}
+	v.again = true
+	r.view = v
+	return v, nil
+}
+
+// outdated drops the view: something was written that it does not know.
+func (r *Repo) outdated() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.view = nil
+}
+
+// blob returns a blob, verified. Where a pack or the index has changed since the view was loaded, it looks again. The caller does not modify the result.
+func (r *Repo) blob(ctx context.Context, id pack.ID, kind uint8) ([]byte, error) {
+	v, err := r.reading(ctx)
+	if err != nil {
+		return nil, err
+	}
+	data, err := v.blob(ctx, id, kind)
+	if err != nil && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNotIndexed)) {
+		w, rerr := r.renewed(ctx, v)
+		if rerr != nil {
+			return nil, rerr
+		}
+		if w != v {
+			return w.blob(ctx, id, kind)
+		}
+	}
+	return data, err
+}
+
+// node is tree.Load over the Repo.
+func (r *Repo) node(ctx context.Context, id pack.ID) ([]byte, error) {
+	return r.blob(ctx, id, crypt.SectionTree)
+}
+
+// node is tree.Load over the view.
+func (v *view) node(ctx context.Context, id pack.ID) ([]byte, error) {
+	return v.blob(ctx, id, crypt.SectionTree)
+}
+
+// blob returns a blob from the first of its copies that is whole. The error of the first is returned when none is: a *DamageError, ErrRole, or the backend's.
+func (v *view) blob(ctx context.Context, id pack.ID, kind uint8) ([]byte, error) {
+	return v.blobIn(ctx, id, kind, &chain{})
+}
+
+// chain counts what one frame needs through all its depths.
+type chain struct {
+	frames int
+	plain  int
+}
+
+func (v *view) blobIn(ctx context.Context, id pack.ID, kind uint8, ch *chain) ([]byte, error) {
+	var copies [4]index.Copy
+	var first error
+	for _, c := range v.x.Find(copies[:0], id, kind) {
+		data, err := v.copy(ctx, id, kind, c, ch)
+		if err == nil {
+			return data, nil
+		}
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	if first == nil {
+		first = &DamageError{Object: "blob " + id.String(), Err: errNotIndexed}
+	}
+	return nil, first
+}
+
+func (v *view) copy(ctx context.Context, id pack.ID, kind uint8, c index.Copy, ch *chain) ([]byte, error) {
+	plain, err := v.frame(ctx, c.Frame, ch)
+	if err != nil {
+		return nil, err
+	}
+	data := plain[c.Offset : c.Offset+c.Length : c.Offset+c.Length]
+	if v.repo.id(kind, data) != id {
+		return nil, v.damage(c.Frame, errors.New("a blob's bytes do not match its id"))
+	}
+	return data, nil
+}
+
+func (v *view) damage(frame uint32, err error) error {
+	return &DamageError{Object: packName(v.x.Pack(v.x.Frame(frame).Pack).ID), Err: err}
+}
+
+// frame returns the plaintext of a frame, once for all who ask at the same time, and again without reading while it is remembered.
+func (v *view) frame(ctx context.Context, n uint32, ch *chain) ([]byte, error) {
+	for {
+		v.mu.Lock()
+		if e, ok := v.frames[n]; ok {
+			v.lru.MoveToFront(e)
+			f := e.Value.(*plainFrame)
+			v.mu.Unlock()
+			select {
+			case <-f.done:
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+			// Whoever read it may have been cancelled; this caller was not.
+			if f.err != nil && errors.Is(f.err, context.Canceled) && ctx.Err() == nil {
+				continue
+			}
+			return f.data, f.err
+		}
+		f := &plainFrame{n: n, done: make(chan struct{})}
+		v.frames[n] = v.lru.PushFront(f)
+		v.mu.Unlock()
+
+		data, err := v.readFrame(ctx, n, ch)
+		v.mu.Lock()
+		f.data, f.err = data, err
+		if f.err != nil {
+			v.forget(n)
+		} else {
+			v.bytes += int64(len(f.data))
+			for e := v.lru.Back(); e != nil && v.bytes > v.limit; {
+				old, prev := e.Value.(*plainFrame), e.Prev()
+				if old != f && old.data != nil {
+					v.bytes -= int64(len(old.data))
+					v.forget(old.n)
+				}
+				e = prev
+			}
+		}
+		v.mu.Unlock()
+		close(f.done)
+		return data, err
+	}
+}
+
+// forget removes a frame from the remembered ones. v.mu is held.
+func (v *view) forget(n uint32) {
+	if e, ok := v.frames[n]; ok {
+		v.lru.Remove(e)
+		delete(v.frames, n)
+	}
+}
+
+// readFrame reads, opens and decompresses a frame, its bases before it.
+func (v *view) readFrame(ctx context.Context, n uint32, ch *chain) ([]byte, error) {
+	f := v.x.Frame(n)
+	if ch.frames++; ch.frames > pack.MaxChainFrames {
+		return nil, v.damage(n, fmt.Errorf("more than %d frames through all bases", pack.MaxChainFrames))
+	}
+	if ch.plain += int(f.Plain); ch.plain > pack.MaxChainPlain {
+		return nil, v.damage(n, fmt.Errorf("more than %d bytes through all bases", pack.MaxChainPlain))
+	}
+	key, err := v.key(n)
+	if err != nil {
+		return nil, err
+	}
+	var dict []byte
+	for _, id := range f.Bases {
+		base, err := v.base(ctx, id, v.x.Kind(n), f.Depth, ch)
+		if err != nil {
+			return nil, err
+		}
+		if len(dict)+len(base) > pack.MaxChainPlain {
+			return nil, v.damage(n, fmt.Errorf("bases of more than %d bytes", pack.MaxChainPlain))
+		}
+		dict = append(dict, base...)
+	}
+	name := packName(v.x.Pack(f.Pack).ID)
+	sealed, err := v.repo.backend.Get(ctx, name, int64(f.Offset), int64(f.Stored), nil)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, &DamageError{Object: name, Err: fs.ErrNotExist}
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return nil, &DamageError{Object: name, Err: errors.New("it is cut short")}
+	case err != nil:
+		return nil, err
+	}
+	d := v.decoder()
+	defer v.putDecoder(d)
+	plain, err := d.Decode(make([]byte, 0, f.Plain), key, &f.Frame, sealed, dict)
+	if err != nil {
+		return nil, &DamageError{Object: name, Err: err}
+	}
+	return plain, nil
+}
+
+// base returns a base blob for a frame of the given depth: from a copy in a frame that lies less deep.
+func (v *view) base(ctx context.Context, id pack.ID, kind, depth uint8, ch *chain) ([]byte, error) {
+	var copies [4]index.Copy
+	var first error
+	for _, c := range v.x.Find(copies[:0], id, kind) {
+		if v.x.Frame(c.Frame).Depth >= depth {
+			continue
+		}
+		data, err := v.copy(ctx, id, kind, c, ch)
+		if err == nil {
+			return data, nil
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	if first == nil {
+		first = &DamageError{Object: "blob " + id.String(), Err: errNotIndexed}
+	}
+	return nil, first
+}
+
+// key opens the section of frame n, once.
+func (v *view) key(n uint32) (*pack.SectionKey, error) {
+	s := v.x.Section(n)
+	v.mu.Lock()
+	k := v.keys[s]
+	v.mu.Unlock()
+	if k != nil {
+		return k, nil
+	}
+	k, err := pack.OpenSectionKey(v.repo.keys, *s)
+	if err != nil {
+		if errors.Is(err, crypt.ErrDamaged) {
+			err = v.damage(n, err)
+		}
+		return nil, err
+	}
+	v.mu.Lock()
+	v.keys[s] = k
+	v.mu.Unlock()
+	return k, nil
+}
+
+func (v *view) decoder() *pack.Decoder {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if n := len(v.decoders); n > 0 {
+		d := v.decoders[n-1]
+		v.decoders = v.decoders[:n-1]
+		return d
+	}
+	return pack.NewDecoder()
+}
+
+func (v *view) putDecoder(d *pack.Decoder) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if len(v.decoders) < v.repo.opts.Workers {
+		v.decoders = append(v.decoders, d)
+		return
+	}
+	d.Close()
+}

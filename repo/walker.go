@@ -1,0 +1,467 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/varvebackup/varve/chunk"
+	"github.com/varvebackup/varve/crypt"
+	"github.com/varvebackup/varve/pack"
+	"github.com/varvebackup/varve/repo/internal/tree"
+)
+
+// maxUnread bounds the list of what could not be read; the rest is counted.
+const maxUnread = 10_000
+
+// A walker reads a source in order and hands what it finds to the pipeline. It is the pipeline's first box.
+type walker struct {
+	p        *pipeline
+	fsys     fs.FS
+	begun    time.Time
+	tolerate func(string, error) bool
+
+	cutStreams, cutFiles *chunk.Chunker
+
+	old     *tokenReader
+	batch   *batch
+	unread  []tree.Unread
+	dropped int   // unread ones beyond maxUnread
+	missing int64 // unread ones that were not tolerated
+	current atomic.Pointer[string]
+}
+
+func (w *walker) at() string {
+	if p := w.current.Load(); p != nil {
+		return *p
+	}
+	return ""
+}
+
+// fatal marks an error that fails the backup instead of being recorded.
+type fatal struct{ error }
+
+func (f fatal) Unwrap() error { return f.error }
+
+// run walks the whole source.
+func (w *walker) run(series string) error {
+	ctx := w.p.ctx
+	info, err := fs.Lstat(w.fsys, ".")
+	if err != nil {
+		return fmt.Errorf("read the root of the source: %w", err)
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("read the root of the source: it is no folder")
+	}
+	var parts []string
+	joined, isJoined := w.fsys.(JoinedFS)
+	rank := func(string) int { return 0 }
+	if isJoined {
+		parts = joined.Parts()
+		rank = func(top string) int { return slices.Index(parts, top) }
+	}
+	w.old = openTokens(w.p.s.repo, series, rank)
+	defer w.old.close()
+	if w.batch, err = w.p.batch(); err != nil {
+		return err
+	}
+	enter := op{kind: opEnter}
+	if isJoined {
+		enter.n = 1
+	}
+	if err := w.add(enter); err != nil {
+		return err
+	}
+	if isJoined {
+		for _, part := range parts {
+			info, err := fs.Lstat(w.fsys, part)
+			if err != nil {
+				return fmt.Errorf("read %s: %w", part, err)
+			}
+			if err := w.entry(ctx, "", "", part, info, true, 0); err != nil {
+				return err
+			}
+		}
+	} else if err := w.entries(ctx, ".", "", 0); err != nil {
+		return fmt.Errorf("read the root of the source: %w", err)
+	}
+	root, err := w.describe(".", "", info)
+	if err != nil {
+		return err
+	}
+	if list := w.unread; len(list) > 0 {
+		if w.dropped > 0 {
+			list = append(list, tree.Unread{Message: fmt.Sprintf("and %d more", w.dropped)})
+		}
+		node, err := tree.UnreadNode(list)
+		if err != nil {
+			return err
+		}
+		if err := w.add(op{kind: opUnread, node: node}); err != nil {
+			return err
+		}
+	}
+	return w.add(op{kind: opRoot, entry: root})
+}
+
+// finish passes on the last batch.
+func (w *walker) finish() error {
+	b := w.batch
+	w.batch = nil
+	return w.p.send(b)
+}
+
+func (w *walker) add(o op) error {
+	if len(w.batch.ops) >= batchOps {
+		if err := w.next(); err != nil {
+			return err
+		}
+	}
+	w.batch.ops = append(w.batch.ops, o)
+	return nil
+}
+
+func (w *walker) next() error {
+	if err := w.p.send(w.batch); err != nil {
+		return err
+	}
+	b, err := w.p.batch()
+	w.batch = b
+	return err
+}
+
+// record notes that something could not be read, or changed; ctx's end is not the source's fault and is returned.
+func (w *walker) record(path string, err error) error {
+	if _, ok := errors.AsType[fatal](err); ok {
+		return err
+	}
+	if cerr := w.p.ctx.Err(); cerr != nil {
+		return cerr
+	}
+	tolerated := w.tolerate != nil && w.tolerate(path, err)
+	if !tolerated {
+		w.missing++
+	}
+	w.p.counts.unread.Add(1)
+	if len(w.unread) == maxUnread {
+		w.dropped++
+		return nil
+	}
+	w.unread = append(w.unread, tree.Unread{Path: []byte(path), Message: strings.ToValidUTF8(err.Error(), "?"), Tolerated: tolerated})
+	return nil
+}
+
+// join appends a name to a path of the source; "." is the root.
+func join(dir, name string) string {
+	if dir == "." || dir == "" {
+		return name
+	}
+	return dir + "/" + name
+}
+
+// entries walks a folder: dir as the source spells it, raw as it is recorded.
+func (w *walker) entries(ctx context.Context, dir, raw string, depth int) error {
+	if depth > tree.MaxDepth {
+		return fmt.Errorf("folders nest deeper than %d", tree.MaxDepth)
+	}
+	for d, err := range sortedEntries(ctx, w.fsys, dir) {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			if err := w.record(join(raw, d.Name()), err); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := w.entry(ctx, dir, raw, d.Name(), info, false, depth); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// sortedEntries yields the entries of a folder in order of their raw names.
+func sortedEntries(ctx context.Context, fsys fs.FS, dir string) iter.Seq2[fs.DirEntry, error] {
+	if e, ok := fsys.(EntriesFS); ok {
+		return e.Entries(ctx, dir)
+	}
+	return func(yield func(fs.DirEntry, error) bool) {
+		list, err := fs.ReadDir(fsys, dir)
+		slices.SortFunc(list, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+		for _, d := range list {
+			if !yield(d, nil) {
+				return
+			}
+		}
+		if err != nil {
+			yield(nil, err)
+		}
+	}
+}
+
+// entry walks one entry and all below it. A part of a joined source that is a folder must be readable, as a root must.
+func (w *walker) entry(ctx context.Context, dir, raw, name string, info fs.FileInfo, part bool, depth int) error {
+	a := attrOf(info)
+	rawName := name
+	if a.Name != nil {
+		rawName = string(a.Name)
+	}
+	path, rawPath := join(dir, name), join(raw, rawName)
+	if err := tree.CheckName([]byte(rawName)); err != nil {
+		return w.record(rawPath, fmt.Errorf("a name that cannot be kept: %w", err))
+	}
+	w.current.Store(&rawPath)
+	switch info.Mode().Type() {
+	case fs.ModeDir:
+		e, err := w.describe(path, rawName, info)
+		if err != nil {
+			return err
+		}
+		if err := w.add(op{kind: opEnter}); err != nil {
+			return err
+		}
+		if err := w.entries(ctx, path, rawPath, depth+1); err != nil {
+			if part {
+				return fmt.Errorf("read %s: %w", rawPath, err)
+			}
+			if err := w.record(rawPath, err); err != nil {
+				return err
+			}
+		}
+		return w.add(op{kind: opLeave, entry: e})
+	case 0:
+		return w.file(ctx, path, rawPath, rawName, info, a)
+	default:
+		e, err := w.describe(path, rawName, info)
+		if err != nil {
+			return err
+		}
+		if e == nil {
+			return w.record(rawPath, fmt.Errorf("an entry of a kind that cannot be kept (%v)", info.Mode().Type()))
+		}
+		if info.Mode().Type() == fs.ModeSymlink {
+			target, err := fs.ReadLink(w.fsys, path)
+			if err != nil {
+				return w.record(rawPath, err)
+			}
+			e.Target = []byte(target)
+		}
+		return w.add(op{kind: opEntry, entry: e})
+	}
+}
+
+// describe returns the entry that info describes, with extended attributes; nil for a type that cannot be kept. Attributes that cannot be read, or are too large, are recorded.
+func (w *walker) describe(path, rawName string, info fs.FileInfo) (*tree.Entry, error) {
+	a := attrOf(info)
+	xattrs := a.Xattrs
+	if x, ok := w.fsys.(XattrFS); ok && xattrs == nil {
+		var err error
+		if xattrs, err = x.Xattrs(path); err != nil {
+			if err := w.record(path, fmt.Errorf("extended attributes: %w", err)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	n := 0
+	for k, v := range xattrs {
+		n += len(k) + len(v)
+	}
+	if n > tree.MaxEntry/2 {
+		if err := w.record(path, fmt.Errorf("extended attributes of %d bytes, at most %d are kept", n, tree.MaxEntry/2)); err != nil {
+			return nil, err
+		}
+		xattrs = nil
+	}
+	e, ok := newEntry(rawName, info, a, xattrs)
+	if !ok {
+		return nil, nil
+	}
+	return e, nil
+}
+
+// file walks one regular file.
+func (w *walker) file(ctx context.Context, path, rawPath, rawName string, info fs.FileInfo, a *Attr) error {
+	if pieces, ok := w.unchanged(rawPath, info, a); ok {
+		e, err := w.describe(path, rawName, info)
+		if err != nil {
+			return err
+		}
+		e.Token = token(a.Token)
+		if len(pieces) > 0 {
+			if err := w.add(op{kind: opKnown, pieces: pieces}); err != nil {
+				return err
+			}
+		}
+		return w.add(op{kind: opFile, entry: e, path: rawPath})
+	}
+	e, err := w.read(ctx, path, rawName, info, a)
+	if err != nil {
+		if a.Stream {
+			return fmt.Errorf("read %s: %w", rawPath, err)
+		}
+		if err := w.record(rawPath, err); err != nil {
+			return err
+		}
+	}
+	if e == nil {
+		return w.add(op{kind: opDrop})
+	}
+	return w.add(op{kind: opFile, entry: e, path: rawPath})
+}
+
+// unchanged returns the content that a file had in the last snapshot, if its token says that it has not changed and every chunk of it is still present.
+func (w *walker) unchanged(rawPath string, info fs.FileInfo, a *Attr) ([]tree.Piece, bool) {
+	if a.Stream || len(a.Token) == 0 {
+		return nil, false
+	}
+	old, pieces, ok := w.old.find(rawPath)
+	if !ok || string(old) != string(token(a.Token)) {
+		return nil, false
+	}
+	var sum uint64
+	for i := range pieces {
+		p := &pieces[i]
+		if sum += p.Length; !p.Hole() && (len(p.ID) != len(pack.ID{}) || !w.p.s.view.x.Has(pack.ID(p.ID), crypt.SectionContent, uint32(p.Length))) {
+			return nil, false
+		}
+	}
+	return pieces, sum == uint64(info.Size())
+}
+
+var errChanged = errors.New("it changed while it was read")
+
+// read reads a file and returns its entry. With an error, the entry is nil if nothing of it is to be kept.
+func (w *walker) read(ctx context.Context, path, rawName string, info fs.FileInfo, a *Attr) (_ *tree.Entry, err error) {
+	f, err := w.open(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if cerr := f.Close(); cerr != nil && err == nil && a.Stream {
+			err = cerr
+		}
+	}()
+	if !a.Stream {
+		if info, err = f.Stat(); err != nil {
+			return nil, err
+		}
+		if !info.Mode().IsRegular() {
+			return nil, errors.New("it became something else before it was read")
+		}
+		a = attrOf(info)
+	}
+	var size int64
+	if sparse, ok := f.(SparseFile); ok && !a.Stream {
+		size, err = w.readExtents(ctx, sparse, info.Size())
+	} else {
+		cut := w.cutFiles
+		if a.Stream {
+			cut = w.cutStreams
+		}
+		size, err = w.cut(ctx, f, cut)
+	}
+	if err != nil {
+		return nil, err
+	}
+	e, err := w.describe(path, rawName, info)
+	if err != nil || e == nil || a.Stream {
+		return e, err
+	}
+	after, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	b := attrOf(after)
+	if string(a.Token) != string(b.Token) || info.Size() != after.Size() || !info.ModTime().Equal(after.ModTime()) || size != info.Size() {
+		e.Flags |= tree.FlagChanged
+		return e, errChanged
+	}
+	if len(a.Token) > 0 && (a.Changed.IsZero() || w.begun.Sub(a.Changed) >= times.racy) {
+		e.Token = token(a.Token)
+	}
+	return e, nil
+}
+
+func (w *walker) open(ctx context.Context, path string) (fs.File, error) {
+	if c, ok := w.fsys.(ContextFS); ok {
+		return c.OpenContext(ctx, path)
+	}
+	return w.fsys.Open(path)
+}
+
+// cut reads r to its end, in chunks.
+func (w *walker) cut(ctx context.Context, r io.Reader, c *chunk.Chunker) (size int64, err error) {
+	c.Reset(r)
+	for {
+		data, err := c.Next()
+		if err == io.EOF {
+			return size, nil
+		}
+		if err != nil {
+			return size, err
+		}
+		if err := ctx.Err(); err != nil {
+			return size, err
+		}
+		size += int64(len(data))
+		w.p.counts.read.Add(int64(len(data)))
+		b := w.batch
+		if len(b.data)+len(data) > cap(b.data) || len(b.ops) >= batchOps {
+			if err := w.next(); err != nil {
+				return size, fatal{err}
+			}
+			b = w.batch
+		}
+		off := len(b.data)
+		b.data = append(b.data, data...)
+		b.chunks = append(b.chunks, chunkRef{off: uint32(off), len: uint32(len(data))})
+		b.ops = append(b.ops, op{kind: opChunk, n: int64(len(b.chunks) - 1)})
+	}
+}
+
+// readExtents reads a file that may have holes.
+func (w *walker) readExtents(ctx context.Context, f SparseFile, size int64) (int64, error) {
+	extents, err := f.Extents()
+	if err != nil {
+		return 0, err
+	}
+	at, isAt := f.(io.ReaderAt)
+	if extents == nil || !isAt {
+		return w.cut(ctx, f, w.cutFiles)
+	}
+	var off int64
+	hole := func(end int64) error {
+		if end <= off {
+			return nil
+		}
+		err := w.add(op{kind: opHole, n: end - off})
+		off = end
+		if err != nil {
+			return fatal{err}
+		}
+		return nil
+	}
+	for _, x := range extents {
+		if err := hole(x.Offset); err != nil {
+			return off, err
+		}
+		n, err := w.cut(ctx, io.NewSectionReader(at, x.Offset, x.Length), w.cutFiles)
+		off += n
+		if err != nil {
+			return off, err
+		}
+		if n != x.Length {
+			return off, nil // it became shorter: the size will tell
+		}
+	}
+	return max(off, size), hole(size)
+}

@@ -1,0 +1,132 @@
+//go:build !unix || aix || solaris
+
+package source
+
+import (
+	"context"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/varvebackup/varve/repo"
+)
+
+// A sysDir is a folder below an os.Root, which is looked up again for each step: there are no handles to step from.
+// The root guards against leaving it; that no link is followed inside is only as sure as a look beforehand.
+type sysDir struct {
+	root *os.Root
+	path string // "." is the root
+}
+
+type fileID struct{ dev, ino uint64 } // always zero
+
+func openRoot(path string) (sysDir, error) {
+	r, err := os.OpenRoot(path)
+	return sysDir{r, "."}, err
+}
+
+func (d sysDir) close() {
+	if d.path == "." {
+		d.root.Close()
+	}
+}
+
+func (d sysDir) id() (fileID, error) { return fileID{}, nil }
+
+func (d sysDir) join(name string) string {
+	switch {
+	case d.path == ".":
+		return name
+	case name == ".":
+		return d.path
+	}
+	return d.path + "/" + name
+}
+
+// local refuses what another system's rules would take apart: a backslash, a drive.
+func local(path string) error {
+	if !fs.ValidPath(path) || strings.ContainsAny(path, `\:`) && os.PathSeparator == '\\' {
+		return fs.ErrInvalid
+	}
+	return nil
+}
+
+func (d sysDir) openDir(path string, list bool) (sysDir, error) {
+	if err := local(path); err != nil {
+		return sysDir{}, err
+	}
+	if path == "." { // closed on its own
+		r, err := d.root.OpenRoot(".")
+		return sysDir{r, "."}, err
+	}
+	for i := 0; i <= len(path); i++ {
+		if i < len(path) && path[i] != '/' {
+			continue
+		}
+		fi, err := d.root.Lstat(path[:i])
+		if err != nil {
+			return sysDir{}, err
+		}
+		if !fi.IsDir() {
+			return sysDir{}, errLink
+		}
+	}
+	return sysDir{d.root, path}, nil
+}
+
+func (d sysDir) lstat(name string, _ *owners) (*info, error) {
+	if err := local(name); err != nil {
+		return nil, err
+	}
+	fi, err := d.root.Lstat(d.join(name))
+	if err != nil {
+		return nil, err
+	}
+	return newInfo(name, fi), nil
+}
+
+func (d sysDir) openFile(name, _ string) (*os.File, error) { return d.root.Open(d.join(name)) }
+
+func (d sysDir) readLink(name string) (string, error) { return d.root.Readlink(d.join(name)) }
+
+func (d sysDir) xattrs(string) (map[string][]byte, error) { return nil, nil }
+
+func (d sysDir) names(ctx context.Context, buf []byte, l *names) error {
+	f, err := d.root.Open(d.path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for ctx.Err() == nil {
+		batch, err := f.Readdirnames(1024)
+		packed := buf[:0]
+		for _, name := range batch {
+			packed = packName(packed, kindUnknown, []byte(name))
+		}
+		l.add(packed, len(batch))
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+func extents(*os.File) ([]repo.Extent, error) { return nil, nil }
+
+func fstat(f *os.File, name string, _ *owners) (*info, error) {
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	return newInfo(name, fi), nil
+}
+
+func newInfo(name string, fi fs.FileInfo) *info {
+	i := &info{name: name, size: fi.Size(), mode: fi.Mode(), mtime: fi.ModTime()}
+	i.setToken(fi.ModTime(), 0)
+	return i
+}

@@ -38,6 +38,9 @@ func (c *dirs) get(path string) (*dir, error) {
 	c.mu.Lock()
 	p := path
 	for c.open[p] == nil {
+		if p == "." {
+			panic("target: use after Close")
+		}
 		p, _ = split(p)
 	}
 	d := c.open[p]

@@ -23,7 +23,7 @@ func valid(path string) error {
 // validWindows refuses what Windows would take for something else than a name (a drive, a stream, a device), would
 // change (a dot or space at the end, bytes that are no UTF-8), or doesn't have.
 func validWindows(name string) bool {
-	if !utf8.ValidString(name) || strings.ContainsAny(name, `<>:"|?*\`) || strings.HasSuffix(name, ".") || strings.HasSuffix(name, " ") {
+	if !utf8.ValidString(name) || strings.ContainsAny(name, `<>:"|?*\`) || strings.TrimRight(name, ". ") != name {
 		return false
 	}
 	for _, c := range name {

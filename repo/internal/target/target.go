@@ -69,9 +69,9 @@ type Meta struct {
 	Mode    fs.FileMode // permissions, ModeSetuid, ModeSetgid, ModeSticky; the type counts in Special only
 	ModTime time.Time   // left alone if zero
 
-	// Owned says that UID and GID count. They are set as they are; whoever wants to map names does it before. A privilege
-	// that goes with the owner is not restored without it: setuid and setgid bits and capabilities of files, and
-	// the access of others than the owner to devices.
+	// Owned says that UID and GID count. They are set as they are; whoever wants to map names does it before. Powers
+	// that belong to the owner are not restored without it: setuid and setgid bits and capabilities of files, and access
+	// to devices by others than the owner.
 	Owned    bool
 	UID, GID uint32
 
@@ -95,9 +95,9 @@ func (e *MetaError) Unwrap() []error { return e.Errs }
 // A Target is an open folder. Its methods may be called concurrently, except Close. Paths are relative to it, "a/b/c",
 // elements being any bytes but '/' and NUL; "." is the folder itself. Parents must have been made.
 //
-// All errors but [ErrSkipped] and [*MetaError] mean that the entry is not there; they name the path, and
-// wrap [ErrName], the system's error, fs.ErrExist where something is in the way that may not be replaced, or
-// errors.ErrUnsupported. A [*MetaError] means that the entry is there with some of its metadata missing.
+// [ErrSkipped] and a [*MetaError] (the entry is there, some of its metadata is not) leave the restore sound. All other
+// errors mean that it lacks this entry; they name the path, and wrap [ErrName], fs.ErrExist where something is in the way
+// that may not be replaced, errors.ErrUnsupported, or what the system says.
 type Target struct {
 	o    Options
 	made bool // by Open
@@ -127,9 +127,8 @@ func Open(dir string, o *Options) (*Target, error) {
 // Close gives back the target's handles. Files that were created and not finished stay open.
 func (t *Target) Close() error { return t.close() }
 
-// Mkdir makes a folder, for its owner only until FinishDir. If one was there before, the error is
-// [ErrSkipped] with [Never], and then FinishDir should not be called, and nil otherwise; in both cases the restore may go
-// on below it.
+// Mkdir makes a folder, for its owner only until FinishDir. If one was there before, the error is [ErrSkipped] with
+// [Never], and then FinishDir should not be called, and nil otherwise; in both cases the restore may go on below it.
 func (t *Target) Mkdir(path string) error {
 	if path == "." {
 		if t.o.Overwrite == Never && !t.made {
@@ -232,7 +231,8 @@ type File struct {
 	done   bool
 }
 
-// WriteAt writes into the file, never beyond the size that Create was told. It may be called concurrently. An error sticks: Finish will return it.
+// WriteAt writes into the file, never beyond the size that Create was told. It may be called concurrently. The first error
+// sticks: Finish will return it.
 func (f *File) WriteAt(p []byte, off int64) (int, error) {
 	if off < 0 || off > f.size || int64(len(p)) > f.size-off {
 		err := wrap("write", f.path, fmt.Errorf("%d bytes at %d: beyond the size %d", len(p), off, f.size))
@@ -247,8 +247,8 @@ func (f *File) WriteAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// Finish gives the file its metadata and closes it. If the content is not complete because WriteAt or closing failed, it removes the file
-// and returns that error.
+// Finish gives the file its metadata and closes it. If the content is not complete, because WriteAt or closing failed, it
+// removes the file and returns that error.
 func (f *File) Finish() error {
 	if f.done {
 		panic("target: Finish of a file that was finished or aborted")
@@ -284,6 +284,9 @@ func wrap(op, path string, err error) error {
 // cause takes off what package os says about the path, for wrap says it better.
 func cause(err error) error {
 	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return e.Err
+	}
+	if e, ok := errors.AsType[*os.LinkError](err); ok {
 		return e.Err
 	}
 	return err

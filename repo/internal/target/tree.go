@@ -112,17 +112,14 @@ func (t *Target) create(path string, m *Meta, size int64) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// repair keeps a file whose content is the wanted one, and sets its mode and owner right if that concerns no other name.
+// repair keeps a file that has the wanted content, and sets its mode and owner right if that concerns no other name.
 func (t *Target) repair(at int, path, name string, st *unix.Stat_t, m *Meta) error {
 	if !t.metaDiffers(st, m) {
 		return ErrSkipped
 	}
-	if st.Nlink > 1 {
-		return errReplace
-	}
 	n, err := pin(at, name, func(now *unix.Stat_t) bool { return same(now, st) && now.Nlink <= 1 })
 	if err != nil {
-		return errReplace // swapped, or not to be opened: either way not the file that was looked at
+		return errReplace // it has other names, was swapped, or can't be opened
 	}
 	defer n.close()
 	if err := t.apply(path, n, unix.S_IFREG, m); err != nil {
@@ -199,12 +196,13 @@ func (t *Target) special(path string, m *Meta) error {
 	return t.small(path, typ, m,
 		func(at int, name string) error { return mknodat(at, name, typ|0o600, dev) },
 		func(_ int, _ string, st *unix.Stat_t) bool {
-			return kind(st) == typ && (dev == 0 || uint64(st.Rdev) == dev) && !t.metaDiffers(st, m)
+			return kind(st) == typ && (typ == unix.S_IFIFO || typ == unix.S_IFSOCK || uint64(st.Rdev) == dev) && !t.metaDiffers(st, m)
 		})
 }
 
 // small makes what has no content, unless wanted says that it is there.
-func (t *Target) small(path string, typ uint32, m *Meta, mk func(at int, name string) error, wanted func(int, string, *unix.Stat_t) bool) error {
+func (t *Target) small(path string, typ uint32, m *Meta,
+	mk func(at int, name string) error, wanted func(at int, name string, st *unix.Stat_t) bool) error {
 	parent, name := split(path)
 	d, err := t.get(parent)
 	if err != nil {
@@ -296,7 +294,8 @@ func (t *Target) read(path string) (*os.File, error) {
 // place lets mk, which must fail with EEXIST if the name is taken, make something at name. If it is taken, keep says what to
 // return, or errReplace: then the new thing is made beside the old one and moved over it, so that the old one stays if the
 // new one can't be made.
-func (t *Target) place(d *dir, path, name string, isDir bool, mk func(name string) error, keep func(*unix.Stat_t) error) error {
+func (t *Target) place(d *dir, path, name string, isDir bool,
+	mk func(name string) error, keep func(*unix.Stat_t) error) error {
 	err := retry(func() error { return mk(name) })
 	if err == nil && isDir {
 		t.forget(path)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strings"
 )
 
 // tree is the part of a Target that depends on the system. os.Root sees to it that nothing leaves the folder; the
@@ -133,8 +132,14 @@ func (t *Target) finish(f *os.File, path string, m *Meta) error {
 }
 
 func (t *Target) abort(f *os.File, path string) {
+	made, err := f.Stat()
 	f.Close()
-	t.root.Remove(path)
+	if err != nil || t.parents(path) != nil {
+		return
+	}
+	if now, err := t.root.Lstat(path); err == nil && os.SameFile(now, made) {
+		t.root.Remove(path)
+	}
 }
 
 func (t *Target) symlink(path, link string, m *Meta) error {
@@ -198,7 +203,7 @@ func (t *Target) apply(path string, m *Meta) error {
 	if err := t.root.Chmod(path, m.Mode.Perm()); err != nil {
 		errs = append(errs, fmt.Errorf("mode: %w", cause(err)))
 	}
-	if m.Mode&(fs.ModeSetuid|fs.ModeSetgid) != 0 && !strings.HasSuffix(path, "/") {
+	if m.Mode&(fs.ModeSetuid|fs.ModeSetgid) != 0 {
 		errs = append(errs, fmt.Errorf("mode: %w", errPrivilege))
 	}
 	for name := range m.Xattrs {

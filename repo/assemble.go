@@ -87,7 +87,7 @@ func (a *assembler) run(b *batch, split tree.Split) error {
 			err = a.p.tokens.drop()
 		case opFile:
 			if err = a.list.Finish(o.entry); err == nil {
-				err = a.p.tokens.end(o.path, o.entry.Token)
+				err = a.p.tokens.end(o.path, o.entry)
 			}
 			a.list.Reset()
 			if err == nil {

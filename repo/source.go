@@ -30,8 +30,8 @@ type Attr struct {
 	// Major and Minor number a device.
 	Major, Minor uint32
 
-	// Token changes whenever the content may have changed (size, times and inode of a file; ETag or version of an
-	// object). Empty: unknown, the content is read each time. Changed is the newest time that went into it; a token is
+	// Token changes whenever the content or the extended attributes may have changed (size, times and inode of a file; ETag or
+	// version of an object). Empty: unknown, the content is read each time. Changed is the newest time that went into it; a token is
 	// kept only if that lies at least 2 s before the session began, zero meaning that it needs no such margin.
 	Token   []byte
 	Changed time.Time
@@ -68,7 +68,7 @@ type XattrFS interface {
 type Extent struct{ Offset, Length int64 }
 
 // SparseFile is an fs.File that knows its holes: Extents returns the runs that hold data, sorted and disjoint; what lies
-// between them, up to the file's size, reads as zeros. The file must also be an io.Seeker or io.ReaderAt. Nil: no holes known.
+// between them, up to the file's size, reads as zeros. The file must also be an io.ReaderAt. Nil: no holes are known; empty but not nil: all of it is one.
 type SparseFile interface {
 	fs.File
 	Extents() ([]Extent, error)

@@ -28,6 +28,7 @@ type tokenRecord struct {
 	End    bool
 	Path   []byte
 	Token  []byte
+	Xattrs []tree.Xattr // the token answers for them too
 }
 
 const tokenPieces = 1024
@@ -97,7 +98,7 @@ func (w *tokenWriter) piece(length uint64, id []byte) error {
 
 func (w *tokenWriter) write() error {
 	err := w.enc.Encode(&w.rec)
-	w.rec.Pieces, w.rec.End, w.rec.Path, w.rec.Token = w.rec.Pieces[:0], false, nil, nil
+	w.rec.Pieces, w.rec.End, w.rec.Path, w.rec.Token, w.rec.Xattrs = w.rec.Pieces[:0], false, nil, nil, nil
 	if err != nil {
 		return fmt.Errorf("cache: %w", err)
 	}
@@ -105,15 +106,15 @@ func (w *tokenWriter) write() error {
 }
 
 // end ends the current file.
-func (w *tokenWriter) end(path string, token []byte) error {
+func (w *tokenWriter) end(path string, e *tree.Entry) error {
 	if w == nil {
 		return nil
 	}
-	if len(token) == 0 {
+	if len(e.Token) == 0 {
 		return w.drop()
 	}
 	w.part = false
-	w.rec.End, w.rec.Path, w.rec.Token = true, []byte(path), token
+	w.rec.End, w.rec.Path, w.rec.Token, w.rec.Xattrs = true, []byte(path), e.Token, e.Xattrs
 	return w.write()
 }
 
@@ -168,10 +169,16 @@ type tokenReader struct {
 	dec  *cbor.Decoder
 	rank func(top string) int // order of the walk among the entries of the root; negative for one that is no more
 
-	path   string
+	path string
+	known
+	done bool
+}
+
+// known is what a token file knows of a file.
+type known struct {
 	token  []byte
 	pieces []tree.Piece
-	done   bool
+	xattrs []tree.Xattr
 }
 
 // openTokens opens the token file of a series; nil when there is none that is whole.
@@ -233,26 +240,26 @@ func (t *tokenReader) next() {
 			t.pieces = nil
 			continue
 		}
-		t.path, t.token = string(rec.Path), rec.Token
+		t.path, t.token, t.xattrs = string(rec.Path), rec.Token, rec.Xattrs
 		return
 	}
 }
 
-// find returns token and pieces of a file. Paths are asked for in the order of the walk.
-func (t *tokenReader) find(path string) (token []byte, pieces []tree.Piece, ok bool) {
+// find returns what is known of a file, nil if nothing is. Paths are asked for in the order of the walk. It is valid until the next call.
+func (t *tokenReader) find(path string) *known {
 	if t == nil {
-		return nil, nil, false
+		return nil
 	}
 	for !t.done {
 		switch c := t.compare(t.path, path); {
 		case c == 0:
-			return t.token, t.pieces, true
+			return &t.known
 		case c > 0:
-			return nil, nil, false
+			return nil
 		}
 		t.next()
 	}
-	return nil, nil, false
+	return nil
 }
 
 func (t *tokenReader) compare(a, b string) int {

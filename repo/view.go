@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -26,7 +27,8 @@ type view struct {
 	segments []string       // names, in the order in which the index numbers them
 	damaged  []*DamageError // segments that could not be opened
 	loaded   time.Time
-	again    bool // loaded because something was missing in the one before
+	fetched  atomic.Int64 // bytes of frames that were read
+	again    bool         // loaded because something was missing in the one before
 
 	mu       sync.Mutex // guards what follows
 	frames   map[uint32]*list.Element
@@ -376,6 +378,7 @@ func (v *view) readFrame(ctx context.Context, n uint32, ch *chain) ([]byte, erro
 	case err != nil:
 		return nil, err
 	}
+	v.fetched.Add(int64(len(sealed)))
 	d := v.decoder()
 	defer v.putDecoder(d)
 	plain, err := d.Decode(make([]byte, 0, f.Plain), key, &f.Frame, sealed, dict)

@@ -290,14 +290,11 @@ func (w *walker) describe(path, rawName string, info fs.FileInfo) (*tree.Entry, 
 
 // file walks one regular file.
 func (w *walker) file(ctx context.Context, path, rawPath, rawName string, info fs.FileInfo, a *Attr) error {
-	if pieces, ok := w.unchanged(rawPath, info, a); ok {
-		e, err := w.describe(path, rawName, info)
-		if err != nil {
-			return err
-		}
-		e.Token = token(a.Token)
-		if len(pieces) > 0 {
-			if err := w.add(op{kind: opKnown, pieces: pieces}); err != nil {
+	if k := w.unchanged(rawPath, info, a); k != nil {
+		e, _ := newEntry(rawName, info, a, nil)
+		e.Token, e.Xattrs = k.token, k.xattrs
+		if len(k.pieces) > 0 {
+			if err := w.add(op{kind: opKnown, pieces: k.pieces}); err != nil {
 				return err
 			}
 		}
@@ -318,23 +315,26 @@ func (w *walker) file(ctx context.Context, path, rawPath, rawName string, info f
 	return w.add(op{kind: opFile, entry: e, path: rawPath})
 }
 
-// unchanged returns the content that a file had in the last snapshot, if its token says that it has not changed and every chunk of it is still present.
-func (w *walker) unchanged(rawPath string, info fs.FileInfo, a *Attr) ([]tree.Piece, bool) {
+// unchanged returns what was known of a file in the last snapshot, if its token says that it has not changed and every chunk of it is still present; else nil.
+func (w *walker) unchanged(rawPath string, info fs.FileInfo, a *Attr) *known {
 	if a.Stream || len(a.Token) == 0 {
-		return nil, false
+		return nil
 	}
-	old, pieces, ok := w.old.find(rawPath)
-	if !ok || string(old) != string(token(a.Token)) {
-		return nil, false
+	k := w.old.find(rawPath)
+	if k == nil || string(k.token) != string(token(a.Token)) {
+		return nil
 	}
 	var sum uint64
-	for i := range pieces {
-		p := &pieces[i]
+	for i := range k.pieces {
+		p := &k.pieces[i]
 		if sum += p.Length; !p.Hole() && (len(p.ID) != len(pack.ID{}) || !w.p.s.view.x.Has(pack.ID(p.ID), crypt.SectionContent, uint32(p.Length))) {
-			return nil, false
+			return nil
 		}
 	}
-	return pieces, sum == uint64(info.Size())
+	if sum != uint64(info.Size()) {
+		return nil
+	}
+	return k
 }
 
 var errChanged = errors.New("it changed while it was read")

@@ -4,7 +4,6 @@ import (
 	_ "github.com/cenkalti/backoff/v5"
 	_ "github.com/dustin/go-humanize"
 	_ "github.com/fxamacker/cbor/v2"
-	_ "github.com/go-git/go-git/v5/plumbing/format/gitignore"
 	_ "github.com/klauspost/compress/zstd"
 	_ "github.com/restic/chunker"
 	_ "github.com/rogpeppe/go-internal/testscript"

@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -270,3 +271,9 @@ func checkPieces(ps []Piece) (sum uint64, err error) {
 	}
 	return sum, nil
 }
+
+// NewEncoder and NewDecoder write and read sequences of values, for local files.
+func NewEncoder(w io.Writer) *cbor.Encoder { return enc.NewEncoder(w) }
+
+// NewDecoder reads what NewEncoder wrote.
+func NewDecoder(r io.Reader) *cbor.Decoder { return dec.NewDecoder(r) }

@@ -1,0 +1,197 @@
+// Package walk finds what a set of snapshots needs, as a bitmap over the index. Check reports what is missing of it; whatever deletes keeps it.
+package walk
+
+import (
+	"context"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/varvebackup/varve/pack"
+	"github.com/varvebackup/varve/repo/internal/index"
+	"github.com/varvebackup/varve/repo/internal/tree"
+)
+
+// Kinds of blobs, as sections have them.
+const (
+	Content uint8 = 1
+	Tree    uint8 = 2
+)
+
+// Bitmap is a set of ordinals of an Index.
+type Bitmap []uint64
+
+// NewBitmap returns an empty set of numbers below n.
+func NewBitmap(n int) Bitmap { return make(Bitmap, (n+63)/64) }
+
+// Has tells whether i is in the set.
+func (b Bitmap) Has(i uint32) bool { return b[i/64]&(1<<(i%64)) != 0 }
+
+// Set adds i and tells whether it is new.
+func (b Bitmap) Set(i uint32) bool {
+	w, bit := &b[i/64], uint64(1)<<(i%64)
+	old := *w
+	*w |= bit
+	return old&bit == 0
+}
+
+// Missing is a blob that is needed and of which the index knows no copy, or a tree node that cannot be read.
+type Missing struct {
+	ID   pack.ID
+	Kind uint8
+	Err  error // why a node cannot be read; nil for a blob that is not in the index
+}
+
+// Result is what a walk found.
+type Result struct {
+	// Needed has every copy of every needed blob, and of every base that one of those copies needs, through all depths.
+	Needed Bitmap
+	// Missing is what could not be followed: what lies below a node in it is not in Needed. Whoever deletes must not when it is not empty.
+	Missing []Missing
+}
+
+// Run walks all trees from the given nodes on, each node once, by several workers. load reads a node. The error is ctx's.
+func Run(ctx context.Context, x *index.Index, load tree.Load, roots []pack.ID, workers int) (*Result, error) {
+	w := &walker{x: x, load: load, res: &Result{Needed: NewBitmap(x.Len())}, frames: NewBitmap(x.Frames()), nodes: NewBitmap(x.Len()), missing: map[pack.ID]bool{}}
+	w.cond = sync.NewCond(&w.mu)
+	for _, id := range roots {
+		w.need(id, Tree)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	stop := context.AfterFunc(ctx, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.cond.Broadcast()
+	})
+	defer stop()
+	for range max(1, workers) {
+		g.Go(func() error { return w.work(ctx) })
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return w.res, nil
+}
+
+type walker struct {
+	x    *index.Index
+	load tree.Load
+
+	mu      sync.Mutex // guards what follows
+	cond    *sync.Cond
+	res     *Result
+	frames  Bitmap // whose bases were followed
+	nodes   Bitmap // first copies of nodes that were walked
+	stack   []pack.ID
+	busy    int
+	missing map[pack.ID]bool
+	copies  []index.Copy
+	bases   []pack.ID
+}
+
+func (w *walker) work(ctx context.Context) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for {
+		for len(w.stack) == 0 && w.busy > 0 && ctx.Err() == nil {
+			w.cond.Wait()
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if len(w.stack) == 0 {
+			w.cond.Broadcast()
+			return nil
+		}
+		id := w.stack[len(w.stack)-1]
+		w.stack = w.stack[:len(w.stack)-1]
+		w.busy++
+		w.mu.Unlock()
+		n, err := w.read(ctx, id)
+		w.mu.Lock()
+		w.busy--
+		if err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			w.res.Missing = append(w.res.Missing, Missing{ID: id, Kind: Tree, Err: err})
+		} else {
+			w.follow(n)
+		}
+		w.cond.Broadcast()
+	}
+}
+
+func (w *walker) read(ctx context.Context, id pack.ID) (*tree.Node, error) {
+	b, err := w.load(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return tree.Parse(b)
+}
+
+// follow adds what a node names. w.mu is held.
+func (w *walker) follow(n *tree.Node) {
+	entry := func(e *tree.Entry) {
+		w.pieces(e.Inline)
+		if len(e.List) > 0 {
+			w.need(pack.ID(e.List), Tree)
+		}
+		if len(e.Folder) > 0 {
+			w.need(pack.ID(e.Folder), Tree)
+		}
+	}
+	for i := range n.Entries {
+		entry(&n.Entries[i])
+	}
+	if n.Root != nil {
+		entry(n.Root)
+	}
+	w.pieces(n.Pieces)
+	for i := range n.Children {
+		w.need(n.Children[i].ID, Tree)
+	}
+}
+
+func (w *walker) pieces(ps []tree.Piece) {
+	for i := range ps {
+		if !ps[i].Hole() {
+			w.need(pack.ID(ps[i].ID), Content)
+		}
+	}
+}
+
+// need marks all copies of a blob and what they need, and puts a node that was not walked on the stack. w.mu is held.
+func (w *walker) need(id pack.ID, kind uint8) {
+	w.copies = w.x.Find(w.copies[:0], id, kind)
+	if len(w.copies) == 0 {
+		if !w.missing[id] {
+			w.missing[id] = true
+			w.res.Missing = append(w.res.Missing, Missing{ID: id, Kind: kind})
+		}
+		return
+	}
+	// The first copy stands for the blob: a node that was only marked as somebody's base is yet to be walked.
+	if kind == Tree && w.nodes.Set(w.copies[0].Ordinal) {
+		w.stack = append(w.stack, id)
+	}
+	w.mark()
+	for len(w.bases) > 0 {
+		base := w.bases[len(w.bases)-1]
+		w.bases = w.bases[:len(w.bases)-1]
+		w.copies = w.x.Find(w.copies[:0], base, kind)
+		w.mark()
+	}
+}
+
+// mark marks w.copies and gathers the bases of their frames, each frame's once.
+func (w *walker) mark() {
+	for _, c := range w.copies {
+		if !w.res.Needed.Set(c.Ordinal) {
+			continue
+		}
+		if f := w.x.Frame(c.Frame); len(f.Bases) > 0 && w.frames.Set(c.Frame) {
+			w.bases = append(w.bases, f.Bases...)
+		}
+	}
+}

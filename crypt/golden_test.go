@@ -314,7 +314,7 @@ func TestFormatByHand(t *testing.T) {
 		payload := openX(object, b[20:44], b[44:], string(b[:20])+repository+name)
 		if crypt.Kind(kind).Signed() {
 			n := len(payload) - 64
-			message := "varve v1 signed object\x00" + repository + string(rune(kind)) + string([]byte{byte(len(name)), byte(len(name) >> 8)}) + name + string(payload[:n])
+			message := "varve v1 signed object\x00" + string(b[:20]) + repository + string([]byte{byte(len(name)), byte(len(name) >> 8)}) + name + string(payload[:n])
 			if !ed25519.Verify(ed25519.NewKeyFromSeed(seed[:]).Public().(ed25519.PublicKey), []byte(message), payload[n:]) {
 				t.Errorf("kind %d: signature", kind)
 			}

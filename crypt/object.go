@@ -83,7 +83,7 @@ func (k *Keys) Seal(kind Kind, name string, payload []byte) ([]byte, error) {
 
 	plain := append(b[payloadStart:], payload...)
 	if kind.Signed() {
-		plain = append(plain, ed25519.Sign(k.maintenance, k.signedMessage(kind, name, payload))...)
+		plain = append(plain, ed25519.Sign(k.maintenance, k.signedMessage(b[:headerSize], name, payload))...)
 	}
 	// In place: plain lies where the ciphertext goes, and b has room for all that follows.
 	b = k.objectAEAD.Seal(b, b[headerSize:], plain, k.objectAAD(b[:headerSize], name))
@@ -135,7 +135,7 @@ func (k *Keys) Open(name string, object []byte, want ...Kind) (Kind, []byte, err
 	}
 	if kind.Signed() {
 		n := len(payload) - ed25519.SignatureSize
-		if n < 0 || !ed25519.Verify(k.maintenancePublic, k.signedMessage(kind, bound, payload[:n]), payload[n:]) {
+		if n < 0 || !ed25519.Verify(k.maintenancePublic, k.signedMessage(header, bound, payload[:n]), payload[n:]) {
 			return 0, nil, fmt.Errorf("crypt: %s: %v %w", name, kind, ErrSignature)
 		}
 		payload = payload[:n:n]
@@ -150,12 +150,14 @@ func (k *Keys) objectAAD(header []byte, name string) []byte {
 	return append(aad, name...)
 }
 
-func (k *Keys) signedMessage(kind Kind, name string, body []byte) []byte {
+// signedMessage covers the header, kind, features and all: else a writer could seal a signed body anew as one to be
+// read otherwise.
+func (k *Keys) signedMessage(header []byte, name string, body []byte) []byte {
 	const context = "varve v1 signed object\x00"
-	m := make([]byte, 0, len(context)+len(k.repository)+3+len(name)+len(body))
+	m := make([]byte, 0, len(context)+len(header)+len(k.repository)+2+len(name)+len(body))
 	m = append(m, context...)
+	m = append(m, header...)
 	m = append(m, k.repository[:]...)
-	m = append(m, byte(kind))
 	m = binary.LittleEndian.AppendUint16(m, uint16(len(name)))
 	m = append(m, name...)
 	return append(m, body...)

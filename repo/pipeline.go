@@ -27,6 +27,7 @@ const (
 	contentFrame  = 512 << 10
 	treeFrame     = 256 << 10
 	packTarget    = 16 << 20 // before padding, which then does not exceed it
+	packBuffer    = packTarget + 64<<10
 	segmentEvery  = 8        // packs, and an eighth of what was put so far
 	segmentPeriod = 30 * time.Second
 )
@@ -128,10 +129,12 @@ func newPipeline(ctx context.Context, s *session, tokens *tokenWriter, maxChunk 
 	o := &s.repo.opts
 	group, ctx := errgroup.WithContext(ctx)
 	p := &pipeline{s: s, ctx: ctx, group: group, tokens: tokens, batchSize: max(1<<20, maxChunk), flushed: time.Now()}
-	batches, frames := o.Workers+2, o.Workers+3
-	// What the circles take, then packs with the rest.
+	// What the circles take is at most half, packs take the rest: at least one to fill and one to put, and two puts at a time hide much of what
+	// making a file durable costs.
+	workers := max(1, min(o.Workers, (int(o.MaxMemory/2)/p.batchSize-8)/3))
+	batches, frames := workers+2, workers+3
 	used := int64(batches+2*frames) * int64(p.batchSize)
-	packs := int(min(max((o.MaxMemory-used)/(packTarget+1<<20), 2), 8))
+	packs := int(min(max((o.MaxMemory-used)/packBuffer, 2), 8))
 
 	p.free, p.work, p.ordered = make(chan *batch, batches), make(chan *batch, batches), make(chan *batch, batches)
 	p.frames, p.encode = make(chan *frameBuf, frames), make(chan *frameBuf, frames)
@@ -148,12 +151,12 @@ func newPipeline(ctx context.Context, s *session, tokens *tokenWriter, maxChunk 
 		p.bufs <- nil
 	}
 
-	for range o.Workers {
+	for range workers {
 		group.Go(p.name)
 	}
 	group.Go(p.assemble)
 	var encoders sync.WaitGroup
-	for range o.Workers {
+	for range workers {
 		encoders.Add(1)
 		group.Go(func() error { defer encoders.Done(); return p.encoding() })
 	}
@@ -289,7 +292,7 @@ func (p *pipeline) packing() error {
 				return err
 			}
 			if buf == nil {
-				buf = make([]byte, 0, packTarget+64<<10)
+				buf = make([]byte, 0, packBuffer)
 			}
 			w = pack.NewWriter(p.s.repo.keys, buf)
 		}

@@ -28,7 +28,7 @@ const (
 	treeFrame     = 256 << 10
 	packTarget    = 16 << 20 // before padding, which then does not exceed it
 	packBuffer    = packTarget + 64<<10
-	segmentEvery  = 8        // packs, and an eighth of what was put so far
+	segmentEvery  = 8 // packs, and an eighth of what was put so far
 	segmentPeriod = 30 * time.Second
 )
 

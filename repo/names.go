@@ -33,9 +33,6 @@ const (
 func configName(n int) string          { return configPrefix + strconv.Itoa(n) }
 func indexName(id string) string       { return indexPrefix + id }
 func markerName(session string) string { return sessionsPrefix + session }
-func forgottenName(session string) string {
-	return forgottenPrefix + session
-}
 
 func packName(id pack.ID) string {
 	h := id.String()

@@ -23,13 +23,12 @@ import (
 // Buffers are made once and go round in circles: their number bounds the memory, and a full circle holds the walk back.
 
 const (
-	batchOps      = 1024
-	contentFrame  = 512 << 10
-	treeFrame     = 256 << 10
-	packTarget    = 16 << 20 // before padding, which then does not exceed it
-	packBuffer    = packTarget + 64<<10
-	segmentEvery  = 8 // packs, and an eighth of what was put so far
-	segmentPeriod = 30 * time.Second
+	batchOps     = 1024
+	contentFrame = 512 << 10
+	treeFrame    = 256 << 10
+	packTarget   = 16 << 20 // before padding, which then does not exceed it
+	packBuffer   = packTarget + 64<<10
+	segmentEvery = 8 // packs, and an eighth of what was put so far
 )
 
 type opKind uint8
@@ -327,7 +326,7 @@ func (p *pipeline) putting() error {
 		p.pending = append(p.pending, done)
 		p.packed++
 		var flush []index.Pack
-		if len(p.pending) >= max(segmentEvery, p.packed/segmentEvery) || time.Since(p.flushed) > segmentPeriod {
+		if len(p.pending) >= max(segmentEvery, p.packed/segmentEvery) || time.Since(p.flushed) > times.segment {
 			flush, p.pending, p.flushed = p.pending, nil, time.Now()
 		}
 		p.mu.Unlock()

@@ -347,6 +347,8 @@ type protocol struct {
 	lag    time.Duration // between candidates and verdict
 	racy   time.Duration // a change token whose times are this close to the session's beginning is not trusted
 	grace  time.Duration // for the last words of a session that was cancelled
+
+	segment time.Duration // between segments, however little they name
 }
 
 var times = protocol{
@@ -355,4 +357,6 @@ var times = protocol{
 	lag:    time.Hour,
 	racy:   2 * time.Second,
 	grace:  10 * time.Second,
+
+	segment: 30 * time.Second,
 }

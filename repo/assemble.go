@@ -176,7 +176,7 @@ func (a *assembler) store(kind uint8, id pack.ID, data []byte) (fresh bool, err 
 	if kind == crypt.SectionTree {
 		target = treeFrame
 	}
-	if f := a.gather[i]; f != nil && len(f.data)+len(data) > target {
+	if f := a.gather[i]; f != nil && (len(f.data)+len(data) > target || len(f.blobs) == frameBlobs) {
 		if err := a.flush(i); err != nil {
 			return false, err
 		}

@@ -28,6 +28,9 @@ const (
 	treeFrame    = 256 << 10
 	packTarget   = 16 << 20 // before padding, which then does not exceed it
 	packBuffer   = packTarget + 64<<10
+	frameBlobs   = 8 << 10 // tiny files: what is known of a blob takes more memory than the blob
+	packBlobs    = 64 << 10
+	segmentBlobs = 128 << 10
 	segmentEvery = 8 // packs, and an eighth of what was put so far
 )
 
@@ -112,6 +115,7 @@ type pipeline struct {
 
 	mu      sync.Mutex // guards what follows
 	pending []index.Pack
+	blobs   int // in pending
 	packed  int
 	flushed time.Time
 
@@ -262,12 +266,13 @@ func (p *pipeline) section(kind uint8) (*pack.SectionKey, error) {
 func (p *pipeline) packing() error {
 	defer close(p.packs)
 	var w *pack.Writer
+	blobs := 0
 	closePack := func() error {
 		id, data, dir, err := w.Close()
 		if err != nil {
 			return err
 		}
-		w = nil
+		w, blobs = nil, 0
 		return give(p.ctx, p.packs, finishedPack{id, data, dir})
 	}
 	for {
@@ -280,7 +285,7 @@ func (p *pipeline) packing() error {
 		}
 		// The directory is kept until a segment names it, the buffer goes back.
 		s.frame.Blobs = append([]pack.Blob(nil), s.frame.Blobs...)
-		if w != nil && w.SizeWith(&s.frame) > packTarget {
+		if w != nil && (w.SizeWith(&s.frame) > packTarget || blobs+len(s.frame.Blobs) > packBlobs) {
 			if err := closePack(); err != nil {
 				return err
 			}
@@ -298,6 +303,7 @@ func (p *pipeline) packing() error {
 		if err := w.Add(s.section, s.frame, s.data); err != nil {
 			return err
 		}
+		blobs += len(s.frame.Blobs)
 		p.outs <- s.data[:0]
 		s.buf.data, s.buf.blobs = s.buf.data[:0], s.buf.blobs[:0]
 		p.frames <- s.buf
@@ -324,6 +330,7 @@ func (p *pipeline) putting() error {
 
 		p.mu.Lock()
 		p.pending = append(p.pending, done)
+		p.blobs += done.BlobCount()
 		p.packed++
 		var flush []index.Pack
 		if len(p.pending) >= max(segmentEvery, p.packed/segmentEvery) || time.Since(p.flushed) > times.segment {

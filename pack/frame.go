@@ -11,84 +11,83 @@ import (
 // dictionaryID is the Dictionary_ID in the zstd header of a delta frame. Raw content has no id of its own.
 const dictionaryID = 1
 
-// An Encoder compresses and seals frames. It is for one goroutine and keeps about 2 MiB.
+// An Encoder compresses and seals frames. It is for one goroutine and keeps about 2 MiB and the largest frame that it compressed; after its
+// first delta frame as much again, and the largest dictionary.
 type Encoder struct {
-	zstd *zstd.Encoder
-	dict bool // the zstd encoder still has a dictionary
-	aad  []byte
-	dec  *Decoder // opens what EncodeDelta made; made at its first call
+	plain *zstd.Encoder
+	delta *zstd.Encoder // has a dictionary and checksums; made at the first call of EncodeDelta, as the Decoder is
+	dec   *Decoder      // opens what EncodeDelta made
+	data  []byte        // compressed, not yet sealed
+	back  []byte        // opened again
+	aad   []byte
 }
 
 // NewEncoder returns an Encoder that compresses at zstd's fastest level.
-func NewEncoder() *Encoder {
+func NewEncoder() *Encoder { return &Encoder{plain: newZstd(false)} }
+
+func newZstd(checksum bool) *zstd.Encoder {
 	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
-		zstd.WithWindowSize(1<<20), zstd.WithEncoderCRC(false), zstd.WithLowerEncoderMem(true))
+		zstd.WithWindowSize(1<<20), zstd.WithEncoderCRC(checksum), zstd.WithLowerEncoderMem(true))
 	if err != nil {
 		panic("pack: " + err.Error()) // the options are constants
 	}
-	return &Encoder{zstd: z}
+	return z
 }
 
 // Encode compresses plain and seals it under s. Data that zstd's match finder gives up on (it does so at several GB/s), and what would gain less than
 // a fiftieth, is stored as it is, so that reading it costs no decompression. The sealed frame is appended to dst[:0], whose memory is used
-// when its capacity allows len(plain)+Overhead. The caller sets Blobs of the returned Frame; Writer.Add sets Section and Offset.
+// when its capacity allows len(plain)+Overhead; it does not overlap plain. The caller sets Blobs of the returned Frame; Writer.Add sets Section and Offset.
 //
 // plain must have 1 to MaxPlain bytes, else Encode panics.
 func (e *Encoder) Encode(dst []byte, s *SectionKey, plain []byte) (Frame, []byte) {
 	f := Frame{Codec: Zstd, Plain: size(plain)}
-	if e.dict {
-		e.reset(zstd.WithEncoderDictDelete())
-		e.dict = false
+	e.data = e.plain.EncodeAll(plain, e.data[:0])
+	if pays(e.data, plain) {
+		return f, e.seal(dst, s, &f, e.data)
 	}
-	dst = e.zstd.EncodeAll(plain, dst[:0])
-	if len(dst) > len(plain)-len(plain)/50 {
-		f.Codec = Stored
-		dst = append(dst[:0], plain...)
-	}
-	return f, e.seal(dst, s, &f)
+	f.Codec = Stored
+	return f, e.seal(dst, s, &f, plain)
 }
 
 // EncodeDelta compresses plain with the joined plaintexts of bases as dictionary; depth is one more than the depth of the deepest frame
-// that holds a base. It opens the frame again and compares before it returns. ok is false, and nothing else counts, when the dictionary
+// that holds a base. The frame keeps bases. It opens the frame again and compares before it returns. ok is false, and nothing else counts, when the dictionary
 // does not pay: the caller then uses Encode.
+//
+// plain must have 1 to MaxPlain bytes, dict 1 to MaxChainPlain, and depth and bases must be possible, else EncodeDelta panics.
 func (e *Encoder) EncodeDelta(dst []byte, s *SectionKey, plain []byte, depth uint8, bases []ID, dict []byte) (f Frame, sealed []byte, ok bool, err error) {
-	if depth < 1 || depth > MaxDepth || len(bases) == 0 || len(dict) > MaxChainPlain {
+	if depth < 1 || depth > MaxDepth || len(bases) == 0 || len(dict) < 1 || len(dict) > MaxChainPlain {
 		panic(fmt.Sprintf("pack: a delta frame of depth %d over %d bases of %d bytes", depth, len(bases), len(dict)))
 	}
 	f = Frame{Codec: ZstdDelta, Depth: depth, Plain: size(plain), Bases: bases}
-	e.reset(zstd.WithEncoderDictRaw(dictionaryID, dict))
-	e.dict = true
-	dst = e.zstd.EncodeAll(plain, dst[:0])
-	if len(dst) > len(plain)-len(plain)/50 {
+	if e.delta == nil {
+		e.delta, e.dec = newZstd(true), NewDecoder()
+	}
+	if err := e.delta.ResetWithOptions(nil, zstd.WithEncoderDictRaw(dictionaryID, dict)); err != nil {
+		panic("pack: " + err.Error()) // the option may be changed on reset
+	}
+	if e.data = e.delta.EncodeAll(plain, e.data[:0]); !pays(e.data, plain) {
 		return Frame{}, nil, false, nil
 	}
-	sealed = e.seal(dst, s, &f)
-	if e.dec == nil {
-		e.dec = NewDecoder()
-	}
-	back, err := e.dec.Decode(make([]byte, 0, len(plain)), s, &f, sealed, dict)
-	if err != nil {
+	sealed = e.seal(dst, s, &f, e.data)
+	if e.back, err = e.dec.Decode(e.back[:0], s, &f, sealed, dict); err != nil {
 		return Frame{}, nil, false, fmt.Errorf("pack: a delta frame does not open again: %w", err)
 	}
-	if !bytes.Equal(back, plain) {
+	if !bytes.Equal(e.back, plain) {
 		return Frame{}, nil, false, errors.New("pack: a delta frame opens to other bytes than went in")
 	}
 	return f, sealed, true, nil
 }
 
-func (e *Encoder) reset(o zstd.EOption) {
-	if err := e.zstd.ResetWithOptions(nil, o); err != nil {
-		panic("pack: " + err.Error()) // the option may be changed on reset
-	}
-}
+// pays tells whether compression gained a fiftieth.
+func pays(data, plain []byte) bool { return len(data) <= len(plain)-len(plain)/50 }
 
-// seal seals data in place.
-func (e *Encoder) seal(data []byte, s *SectionKey, f *Frame) []byte {
+// seal seals data, which becomes f, into dst[:0].
+func (e *Encoder) seal(dst []byte, s *SectionKey, f *Frame, data []byte) []byte {
 	f.Counter = s.next()
 	f.Stored = uint32(len(data) + s.aead.Overhead())
 	e.aad = s.additional(e.aad[:0], f)
 	n := nonce(f.Counter)
-	return s.aead.Seal(data[:0], n[:], data, e.aad)
+	return s.aead.Seal(dst[:0], n[:], data, e.aad)
 }
 
 func size(plain []byte) uint32 {

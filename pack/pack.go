@@ -66,11 +66,12 @@ func damaged(format string, a ...any) error {
 type VersionError struct {
 	Version  int
 	Features uint32 // required features that are not known
+	Epoch    uint32 // key epoch
 }
 
 func (e *VersionError) Error() string {
-	return fmt.Sprintf("pack: format version %d, required features %#x: this program knows version %d and no features; use a newer one",
-		e.Version, e.Features, version)
+	return fmt.Sprintf("pack: format version %d, required features %#x, key epoch %d: this program knows version %d, no features and epoch 0; use a newer one",
+		e.Version, e.Features, e.Epoch, version)
 }
 
 // ID names a blob or a pack.

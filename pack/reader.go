@@ -22,8 +22,12 @@ func ReadDirectory(k DirectoryOpener, r io.ReaderAt, size int64) (*Directory, er
 		return nil, damaged("the trailer does not authenticate")
 	}
 	le := binary.LittleEndian
-	if features := le.Uint32(plain[4:]); plain[0] != version || features != 0 {
-		return nil, &VersionError{Version: int(plain[0]), Features: features}
+	features, epoch := le.Uint32(plain[4:]), le.Uint32(plain[12:])
+	switch v := plain[0]; {
+	case v > version || v == version && (features != 0 || epoch != 0):
+		return nil, &VersionError{Version: int(v), Features: features, Epoch: epoch}
+	case v != version || !zero(plain[1:4]) || !zero(plain[20:]):
+		return nil, damaged("a malformed trailer")
 	}
 	n := int64(le.Uint32(plain[16:]))
 	end := size - trailerSize - n
@@ -51,6 +55,15 @@ func readAt(r io.ReaderAt, off, n int64) ([]byte, error) {
 	return b, nil
 }
 
+func zero(b []byte) bool {
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // parseDirectory takes apart a directory whose frames end at byte end of the pack.
 func parseDirectory(b []byte, end uint32) (*Directory, error) {
 	le := binary.LittleEndian
@@ -63,10 +76,8 @@ func parseDirectory(b []byte, end uint32) (*Directory, error) {
 	if sections > maxSections || need > uint64(len(b)) {
 		return nil, damaged("a directory of %d bytes cannot hold what it counts", len(b))
 	}
-	for _, c := range b[need:] {
-		if c != 0 {
-			return nil, damaged("padding that is not zero")
-		}
+	if bare := int(end) + nonceSize + int(need) + 16 + trailerSize; padme(bare)-bare != len(b)-int(need) || !zero(b[need:]) {
+		return nil, damaged("padding other than a writer's")
 	}
 	d := &Directory{Sections: make([]Section, sections), Frames: make([]Frame, frames)}
 	sb := b[headSize:]

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/zeebo/blake3"
@@ -32,6 +33,7 @@ type Writer struct {
 	nblobs int
 	nbases int
 	hash   *blake3.Hasher
+	closed bool
 }
 
 // NewWriter begins a pack in the memory of buf[:0], which the Writer owns until the caller is done with what Close returned.
@@ -53,8 +55,11 @@ func (w *Writer) size(sections, frames, blobs, bases int) int {
 }
 
 // Add appends a sealed frame that s was used for: one that was just encoded, or one copied from another pack. It sets Section and Offset itself, keeps f.Blobs
-// and f.Bases, and copies sealed. An error means that f is no frame that a reader would take, or that the pack would be too large.
+// and f.Bases, and copies sealed. An error means that f is no frame that a reader would take, or that the pack would be too large, and leaves the Writer as it was.
 func (w *Writer) Add(s Section, f Frame, sealed []byte) error {
+	if w.closed {
+		panic("pack: Add to a Writer that was closed")
+	}
 	if err := f.Check(); err != nil {
 		return err
 	}
@@ -90,9 +95,13 @@ func (w *Writer) Add(s Section, f Frame, sealed []byte) error {
 // Close appends directory and trailer and returns the pack's id, its bytes (in the Writer's memory) and what it holds. The Writer is then done.
 // A pack without frames is an error.
 func (w *Writer) Close() (ID, []byte, *Directory, error) {
-	if len(w.dir.Frames) == 0 {
-		return ID{}, nil, nil, fmt.Errorf("pack: no frames")
+	if w.closed {
+		panic("pack: Close of a Writer that was closed")
 	}
+	if len(w.dir.Frames) == 0 {
+		return ID{}, nil, nil, errors.New("pack: no frames")
+	}
+	w.closed = true
 	bare := w.size(0, 0, 0, 0)
 	d := w.dir.append(make([]byte, 0, bare-len(w.buf)), w.nblobs, w.nbases)
 	d = append(d, make([]byte, padme(bare)-bare)...)

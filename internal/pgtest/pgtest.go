@@ -1,0 +1,215 @@
+// Package pgtest runs a real PostgreSQL for tests and benchmarks: a server of their own, in a temporary folder, that only they can reach and that ends with them.
+//
+//	pg := pgtest.Start(t)
+//	pg.Shop("shop", 30_000)
+//	dump := source.Command("db.sql", pg.Dump("shop"), &source.CommandOptions{Env: pg.Env})
+//
+// The programs are Debian's, or those in PATH. Where they are missing, the test is skipped; with VARVE_TEST_REQUIRE=1, which CI sets, it fails.
+package pgtest
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Server is a running PostgreSQL. Its methods are for the goroutine of the test, and fail it.
+type Server struct {
+	// Env is what clients need in their environment, as "KEY=value": where the server is, and its superuser's name.
+	Env []string
+
+	t   testing.TB
+	bin string
+}
+
+// Installed tells whether there is a server that Start can start.
+func Installed() bool {
+	_, err := find()
+	return err == nil
+}
+
+// find returns the folder of the programs, of the newest version there is.
+func find() (string, error) {
+	dirs, err := filepath.Glob("/usr/lib/postgresql/*/bin") // Debian has the server's programs there, outside of PATH
+	if err != nil {
+		return "", err
+	}
+	slices.SortFunc(dirs, func(a, b string) int {
+		if len(a) != len(b) {
+			return len(b) - len(a)
+		}
+		return strings.Compare(b, a)
+	})
+	if p, err := exec.LookPath("initdb"); err == nil {
+		dirs = append(dirs, filepath.Dir(p))
+	}
+	for _, d := range dirs {
+		missing := slices.ContainsFunc([]string{"initdb", "postgres", "pg_dump", "psql"}, func(p string) bool {
+			_, err := exec.LookPath(filepath.Join(d, p))
+			return err != nil
+		})
+		if !missing {
+			return d, nil
+		}
+	}
+	return "", exec.ErrNotFound
+}
+
+// Start starts a server, on a Unix socket alone and without syncing to disk, that is stopped when the test ends. Root may not run one: then it runs as the user
+// postgres or nobody.
+func Start(t testing.TB) *Server {
+	t.Helper()
+	bin, err := find()
+	if err != nil {
+		missing(t, "there is no PostgreSQL: install the package postgresql")
+	}
+	attr, chown, err := unprivileged()
+	if err != nil {
+		missing(t, err.Error())
+	}
+	// The name of a socket has at most a hundred bytes, so not t.TempDir.
+	dir, err := os.MkdirTemp("", "pg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := chown(dir); err != nil {
+		t.Fatal(err)
+	}
+	data := filepath.Join(dir, "data")
+	program := func(name string, args ...string) *exec.Cmd {
+		cmd := exec.Command(filepath.Join(bin, name), args...)
+		cmd.Dir, cmd.SysProcAttr = dir, attr
+		cmd.Env = append(os.Environ(), "LC_ALL=C", "TZ=UTC", "HOME="+dir)
+		return cmd
+	}
+	if out, err := program("initdb", "-D", data, "-A", "trust", "-U", "varve", "-E", "UTF8", "--locale=C", "--no-sync").CombinedOutput(); err != nil {
+		t.Fatalf("initdb: %v\n%s", err, out)
+	}
+	cmd := program("postgres", "-D", data, "-k", dir, "-c", "listen_addresses=", "-c", "fsync=off", "-c", "full_page_writes=off",
+		"-c", "synchronous_commit=off", "-c", "autovacuum=off", "-c", "max_wal_size=8GB", "-c", "shared_buffers=64MB", "-c", "log_checkpoints=off")
+	log := &watcher{seen: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = io.Discard, log, 10*time.Second
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	select {
+	case <-log.seen:
+	case err := <-ended:
+		t.Fatalf("postgres ended: %v\n%s", err, log)
+	}
+	t.Cleanup(func() {
+		// SIGINT: end sessions and stop, at once and in order.
+		if err := cmd.Process.Signal(os.Interrupt); err != nil {
+			t.Errorf("stop postgres: %v", err)
+		}
+		if err := <-ended; err != nil {
+			t.Errorf("postgres: %v\n%s", err, log)
+		}
+	})
+	return &Server{Env: []string{"PGHOST=" + dir, "PGPORT=5432", "PGUSER=varve", "PGDATABASE=postgres", "PGTZ=UTC", "PGOPTIONS="}, t: t, bin: bin}
+}
+
+func missing(t testing.TB, why string) {
+	t.Helper()
+	if os.Getenv("VARVE_TEST_REQUIRE") == "1" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
+}
+
+// Program returns the path of one of PostgreSQL's programs.
+func (s *Server) Program(name string) string { return filepath.Join(s.bin, name) }
+
+// Dump returns the command line, program first, that writes a database to standard output as SQL: the same bytes for the same content.
+func (s *Server) Dump(db string) []string {
+	s.t.Helper()
+	argv := []string{s.Program("pg_dump"), "--no-password", "--dbname=" + db}
+	help, err := exec.Command(argv[0], "--help").Output()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	// Since the releases of August 2025 a dump has a random word in it, unless one is given.
+	if bytes.Contains(help, []byte("--restrict-key")) {
+		argv = append(argv, "--restrict-key=varve")
+	}
+	return argv
+}
+
+// Query runs SQL in a database and returns what it prints: a line for each row, with '|' between columns.
+func (s *Server) Query(db, sql string) string {
+	s.t.Helper()
+	out, err := s.psql(db, strings.NewReader(sql), "--quiet", "--tuples-only", "--no-align")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return string(out)
+}
+
+// Create makes an empty database.
+func (s *Server) Create(db string) {
+	s.t.Helper()
+	s.Query("postgres", fmt.Sprintf("create database %q template template0", db))
+}
+
+// Load makes a database from a dump.
+func (s *Server) Load(db string, dump io.Reader) {
+	s.t.Helper()
+	s.Create(db)
+	if _, err := s.psql(db, dump, "--quiet", "--output="+os.DevNull); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *Server) psql(db string, sql io.Reader, args ...string) ([]byte, error) {
+	cmd := exec.Command(s.Program("psql"), append([]string{"--no-psqlrc", "--no-password", "--set=ON_ERROR_STOP=1", "--dbname=" + db, "--file=-"}, args...)...)
+	cmd.Env = append(os.Environ(), s.Env...)
+	cmd.Stdin = sql
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("psql %s: %w\n%s", db, err, stderr.Bytes())
+	}
+	return out, nil
+}
+
+// watcher keeps what a server says and tells when it is ready.
+type watcher struct {
+	seen chan struct{} // closed when it is
+
+	mu   sync.Mutex // guards what follows
+	text []byte
+	done bool
+}
+
+func (w *watcher) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.text = append(w.text, p...)
+	if !w.done && bytes.Contains(w.text, []byte("ready to accept connections")) {
+		w.done = true
+		close(w.seen)
+	}
+	return len(p), nil
+}
+
+func (w *watcher) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return string(w.text)
+}

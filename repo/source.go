@@ -64,6 +64,12 @@ type XattrFS interface {
 	Xattrs(name string) (map[string][]byte, error)
 }
 
+// XattrFile is an fs.File of an XattrFS that knows its own attributes, at less cost than by name.
+type XattrFile interface {
+	fs.File
+	Xattrs() (map[string][]byte, error)
+}
+
 // Extent is a run of bytes of a file: Length bytes from Offset on.
 type Extent struct{ Offset, Length int64 }
 

@@ -92,7 +92,7 @@ func (w *walker) run(series string) error {
 	} else if err := w.entries(ctx, ".", "", 0); err != nil {
 		return fmt.Errorf("read the root of the source: %w", err)
 	}
-	root, err := w.describe(".", "", info)
+	root, err := w.describe(".", "", info, nil)
 	if err != nil {
 		return err
 	}
@@ -222,7 +222,7 @@ func (w *walker) entry(ctx context.Context, dir, raw, name string, info fs.FileI
 	w.current.Store(&rawPath)
 	switch info.Mode().Type() {
 	case fs.ModeDir:
-		e, err := w.describe(path, rawName, info)
+		e, err := w.describe(path, rawName, info, nil)
 		if err != nil {
 			return err
 		}
@@ -241,7 +241,7 @@ func (w *walker) entry(ctx context.Context, dir, raw, name string, info fs.FileI
 	case 0:
 		return w.file(ctx, path, rawPath, rawName, info, a)
 	default:
-		e, err := w.describe(path, rawName, info)
+		e, err := w.describe(path, rawName, info, nil)
 		if err != nil {
 			return err
 		}
@@ -260,12 +260,17 @@ func (w *walker) entry(ctx context.Context, dir, raw, name string, info fs.FileI
 }
 
 // describe returns the entry that info describes, with extended attributes; nil for a type that cannot be kept. Attributes that cannot be read, or are too large, are recorded.
-func (w *walker) describe(path, rawName string, info fs.FileInfo) (*tree.Entry, error) {
+func (w *walker) describe(path, rawName string, info fs.FileInfo, f fs.File) (*tree.Entry, error) {
 	a := attrOf(info)
 	xattrs := a.Xattrs
-	if x, ok := w.fsys.(XattrFS); ok && xattrs == nil {
+	if xattrs == nil {
 		var err error
-		if xattrs, err = x.Xattrs(path); err != nil {
+		if x, ok := f.(XattrFile); ok {
+			xattrs, err = x.Xattrs()
+		} else if x, ok := w.fsys.(XattrFS); ok {
+			xattrs, err = x.Xattrs(path)
+		}
+		if err != nil {
 			if err := w.record(path, fmt.Errorf("extended attributes: %w", err)); err != nil {
 				return nil, err
 			}
@@ -372,7 +377,7 @@ func (w *walker) read(ctx context.Context, path, rawName string, info fs.FileInf
 	if err != nil {
 		return nil, err
 	}
-	e, err := w.describe(path, rawName, info)
+	e, err := w.describe(path, rawName, info, f)
 	if err != nil || e == nil || a.Stream {
 		return e, err
 	}

@@ -13,6 +13,7 @@ import (
 
 var (
 	_ repo.SparseFile = (*file)(nil)
+	_ repo.XattrFile  = (*file)(nil)
 	_ io.ReadSeeker   = (*file)(nil)
 	_ io.ReaderAt     = (*file)(nil)
 	_ fs.ReadDirFile  = (*folder)(nil)
@@ -39,6 +40,15 @@ func (f *file) Stat() (fs.FileInfo, error) {
 func (f *file) Extents() ([]repo.Extent, error) {
 	x, err := extents(f.f)
 	return x, f.err("extents", err)
+}
+
+// Xattrs is Tree.Xattrs of the opened file.
+func (f *file) Xattrs() (map[string][]byte, error) {
+	if f.t.o.NoXattrs {
+		return nil, nil
+	}
+	x, err := fileXattrs(f.f)
+	return x, f.err("xattrs", err)
 }
 
 func (f *file) Read(p []byte) (int, error) {

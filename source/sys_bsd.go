@@ -47,3 +47,5 @@ func (d sysDir) names(ctx context.Context, buf []byte, l *names) error {
 func extents(*os.File) ([]repo.Extent, error) { return nil, nil }
 
 func (d sysDir) xattrs(string) (map[string][]byte, error) { return nil, nil }
+
+func fileXattrs(*os.File) (map[string][]byte, error) { return nil, nil }

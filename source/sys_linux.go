@@ -172,12 +172,42 @@ func (d sysDir) xattrs(name string) (map[string][]byte, error) {
 			err = errors.New("extended attributes need /proc")
 		}
 	}
-	if err != nil || len(list) == 0 {
+	if err != nil {
 		return nil, err
+	}
+	return attributes(list, func(attr string, b []byte) (int, error) { return unix.Lgetxattr(path, attr, b) })
+}
+
+// fileXattrs reads the attributes of an opened file.
+func fileXattrs(f *os.File) (map[string][]byte, error) {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var m map[string][]byte
+	cerr := conn.Control(func(fd uintptr) {
+		var list []byte
+		if list, err = grow(func(b []byte) (int, error) { return unix.Flistxattr(int(fd), b) }); err == unix.ENOTSUP {
+			list, err = nil, nil
+		}
+		if err == nil {
+			m, err = attributes(list, func(attr string, b []byte) (int, error) { return unix.Fgetxattr(int(fd), attr, b) })
+		}
+	})
+	if err == nil {
+		err = cerr
+	}
+	return m, err
+}
+
+// attributes reads what a list names, each name ended by a NUL.
+func attributes(list []byte, get func(attr string, b []byte) (int, error)) (map[string][]byte, error) {
+	if len(list) == 0 {
+		return nil, nil
 	}
 	m := map[string][]byte{}
 	for attr := range strings.SplitSeq(strings.TrimSuffix(string(list), "\x00"), "\x00") {
-		v, err := grow(func(b []byte) (int, error) { return unix.Lgetxattr(path, attr, b) })
+		v, err := grow(func(b []byte) (int, error) { return get(attr, b) })
 		switch {
 		case err == unix.ENODATA || err == unix.ENOTSUP: // removed meanwhile, or listed and not to be had
 		case err != nil:

@@ -92,6 +92,8 @@ func (d sysDir) readLink(name string) (string, error) { return d.root.Readlink(d
 
 func (d sysDir) xattrs(string) (map[string][]byte, error) { return nil, nil }
 
+func fileXattrs(*os.File) (map[string][]byte, error) { return nil, nil }
+
 func (d sysDir) names(ctx context.Context, buf []byte, l *names) error {
 	f, err := d.root.Open(d.path)
 	if err != nil {

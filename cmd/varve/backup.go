@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/varvebackup/varve/repo"
+	"github.com/varvebackup/varve/source"
+)
+
+type backupJSON struct {
+	Snapshot snapshotJSON `json:"snapshot"`
+	Made     bool         `json:"made"`
+	Seconds  float64      `json:"seconds"`
+	Unread   []unreadJSON `json:"unread"`
+}
+
+type unreadJSON struct {
+	Path  string `json:"path"`
+	Error string `json:"error"`
+}
+
+// maxUnread bounds the list of what could not be read. The rest is counted.
+const maxUnread = 10_000
+
+type backupFlags struct {
+	tags, exclude []string
+	host          string
+	minAge        time.Duration
+}
+
+func (a *app) backupCmd() *cobra.Command {
+	var f backupFlags
+	cmd := &cobra.Command{
+		Use:   "backup SERIES [AS=]SOURCE...",
+		Short: "Make a snapshot",
+		Long: `Make a snapshot of one or more sources in a series, such as "shop" or "shop/web-1".
+
+SOURCE is
+  a folder         with all that is in it; links, devices and the like are recorded, never followed or opened
+  a file           by itself
+  -                what comes from standard input
+  exec:COMMAND     what COMMAND prints, run by the shell; if it fails, there is no snapshot. The shell knows the status of the last program of a
+                   pipeline only: in "exec:pg_dump shop | sed ..." a dump that fails goes unnoticed, unless you write "exec:set -o pipefail; ..."
+
+AS is the name that the source gets in the snapshot. Without it, the content of a folder that is the only source is the snapshot's root; anything else
+gets its base name, standard input the name "stdin", and a command the base name of its program. What stands before the first '=' of an argument is
+AS unless there is a slash in it, so a path with a '=' is written ./a=b. What begins with exec: has no AS.
+
+To name a command, write db.sql=exec:"pg_dump shop". Commands and standard input are read first, then the files.
+
+--exclude takes a line of a .gitignore file in the root of each folder: "*.tmp", "/cache/", "!keep.tmp".
+
+A file that cannot be read, vanishes or changes meanwhile does not stop the backup: it is listed on standard error and in the snapshot, and the exit status is 3.
+
+  pg_dump shop | varve backup shop db.sql=- uploads=/srv/shop/uploads
+  varve backup shop db.sql="exec:pg_dump shop" uploads=/srv/shop/uploads --exclude '/cache/'
+
+JSON: {snapshot: SNAPSHOT, made, seconds, unread: [{path, error}]}; SNAPSHOT is described at "varve snapshots". made is false if --min-age found that snapshot
+recent enough. unread holds at most 10,000 entries; snapshot.unread is their number.`,
+		Args: arguments(2, -1),
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			if len(args) == 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return nil, cobra.ShellCompDirectiveDefault
+		},
+		RunE: func(cmd *cobra.Command, args []string) error { return a.backup(cmd.Context(), args[0], args[1:], &f) },
+	}
+	cmd.Flags().StringArrayVar(&f.tags, "tag", nil, "keep `KEY=VALUE` in the snapshot (repeatable)")
+	cmd.Flags().StringArrayVar(&f.exclude, "exclude", nil, "leave out what matches `PATTERN`, as in .gitignore (repeatable)")
+	cmd.Flags().StringVar(&f.host, "host", "", "name of the host in the snapshot (default the system's)")
+	cmd.Flags().DurationVar(&f.minAge, "min-age", 0, "make none if the newest one is younger, as in 20h")
+	return cmd
+}
+
+func (a *app) backup(ctx context.Context, series string, args []string, f *backupFlags) error {
+	tags, err := parseTags(f.tags)
+	if err != nil {
+		return err
+	}
+	src, err := openSources(args, a.stdin, f.exclude)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	r, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+
+	begun := time.Now()
+	unread := []unreadJSON{}
+	p := a.progress()
+	snap, err := r.Backup(ctx, series, src.fsys, &repo.BackupOptions{
+		Tags:   tags,
+		Host:   f.host,
+		MinAge: f.minAge,
+		// A writer's key may not read names in the snapshot, so what could not be read is noted as it happens.
+		Tolerate: func(path string, err error) bool {
+			if len(unread) < maxUnread {
+				unread = append(unread, unreadJSON{repo.Escape(path), trim(err)})
+			}
+			return false
+		},
+		Progress: p.backup,
+	})
+	p.clear()
+	if snap == nil {
+		// Only then is it certain that nothing was sent to commit one.
+		if cause := context.Cause(ctx); cause != nil && errors.Unwrap(err) == cause {
+			return failed{statusFailed, "interrupted: no snapshot was made, earlier ones are as they were, and what was stored already serves the next backup"}
+		}
+		if _, ok := errors.AsType[*source.CommandError](err); ok {
+			return fmt.Errorf("no snapshot was made: %w", err)
+		}
+		return err
+	}
+	fresh := errors.Is(err, repo.ErrFresh)
+	if fresh {
+		err = nil
+	}
+	if werr := a.reportBackup(snap, !fresh, time.Since(begun), unread); werr != nil {
+		return werr
+	}
+	if errors.Is(err, repo.ErrIncomplete) {
+		n := count(snap.Stats.Unread, "entry was", "entries were")
+		return failed{statusIncomplete, fmt.Sprintf("the snapshot was made, but %s not read whole", n)}
+	}
+	return err
+}
+
+func (a *app) reportBackup(s *repo.Snapshot, made bool, took time.Duration, unread []unreadJSON) error {
+	if a.json {
+		return a.writeJSON(backupJSON{snapshotOf(s), made, took.Seconds(), unread})
+	}
+	if !made {
+		_, err := fmt.Fprintf(a.out, "%s has a snapshot of %s ago, none was made: %s\n", printable(s.Series), duration(time.Since(s.Time)), s.ID)
+		return err
+	}
+	for _, u := range unread {
+		fmt.Fprintf(a.stderr, "varve: not read whole: %s: %s\n", printable(u.Path), printableLines(u.Error))
+	}
+	if more := s.Stats.Unread - int64(len(unread)); more > 0 {
+		fmt.Fprintf(a.stderr, "varve: not read whole: %d more\n", more)
+	}
+	_, err := fmt.Fprintf(a.out, "snapshot %s\n%s, %s: read %s, new %s, stored %s, in %s\n", s.ID, count(s.Stats.Files, "file", "files"), size(s.Stats.Bytes),
+		size(s.Stats.Read), size(s.Stats.New), size(s.Stats.Stored), duration(took))
+	return err
+}

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/varvebackup/varve/backend"
+	"github.com/varvebackup/varve/backend/open"
+	"github.com/varvebackup/varve/repo"
+)
+
+// Exit statuses.
+const (
+	statusDone       = 0
+	statusFailed     = 1
+	statusIncomplete = 3
+)
+
+// app is one run of the program.
+type app struct {
+	env
+	out *output // around env.stdout
+
+	repository string
+	cache      string
+	noCache    bool
+	json       bool
+}
+
+// run runs a command line, without the program's name, and returns the exit status.
+func run(ctx context.Context, e env, args []string) int {
+	a := &app{env: e, out: &output{w: e.stdout}}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetIn(e.stdin)
+	root.SetOut(a.out)
+	root.SetErr(e.stderr)
+	err := root.ExecuteContext(ctx)
+	// Flags may not have been read when there is an error in them.
+	a.json = a.json || slices.Contains(args, "--json")
+	return a.finish(err)
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "varve",
+		Short: "Encrypted, deduplicated backups of a web application",
+		Long: `varve backs up folders, files, streams and the output of commands as encrypted, deduplicated snapshots, and gets them back.
+
+The repository is named by --repo or VARVE_REPO: a path, or file:///path. Its secret comes from one of VARVE_PASSPHRASE, VARVE_PASSPHRASE_FILE,
+VARVE_KEY and VARVE_KEY_FILE (of a file, all but the newline at its end), else varve asks on the terminal; there, a key is understood as well.
+
+SNAP names a snapshot: shop@latest, shop@2026-11-20 (the newest of that day), shop@20261120T0315 (the newest whose id begins so), or the start of an id.
+SNAP:PATH names what is in it. Paths are written as "varve ls" prints them: \xHH is a byte that is no readable text, and a backslash is doubled.
+
+With --json, each command prints one JSON document on standard output; its help says which. An error is {"error": "..."} on standard error.
+
+Exit status: 0 done, 1 failed, 3 a snapshot was made, but some files could not be read whole (they are listed on standard error).`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          noSuchCommand,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError(cmd, err.Error()) })
+	f := root.PersistentFlags()
+	f.StringVar(&a.repository, "repo", "", "repository: a path or file:///path (default VARVE_REPO)")
+	f.StringVar(&a.cache, "cache", "", "cache folder (default VARVE_CACHE, else varve in the user's cache folder)")
+	f.BoolVar(&a.noCache, "no-cache", false, "use no cache folder")
+	f.BoolVar(&a.json, "json", false, "print JSON")
+	root.AddCommand(a.initCmd(), a.backupCmd(), a.snapshotsCmd(), a.lsCmd(), a.catCmd(), a.restoreCmd(), a.diffCmd(), a.checkCmd(), a.keyCmd(), a.versionCmd())
+	return root
+}
+
+// noSuchCommand is for commands that only have others below them.
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError(cmd, fmt.Sprintf("there is no command %q", cmd.CommandPath()+" "+args[0]))
+	}
+	return nil
+}
+
+// arguments demands between least and most arguments; most < 0: any number.
+func arguments(least, most int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) >= least && (most < 0 || len(args) <= most) {
+			return nil
+		}
+		return usageError(cmd, fmt.Sprintf("%q takes other arguments than these %d", cmd.UseLine(), len(args)))
+	}
+}
+
+func usageError(cmd *cobra.Command, what string) error {
+	return fmt.Errorf("%s (see \"%s --help\")", strings.TrimSuffix(what, "."), cmd.CommandPath())
+}
+
+var errUnnamed = errors.New("no repository is named: give --repo, or set VARVE_REPO, to a path or file:///path")
+
+// url returns which repository is meant.
+func (a *app) url() (string, error) {
+	if a.repository == "" {
+		a.repository = a.getenv("VARVE_REPO")
+	}
+	if a.repository == "" {
+		return "", errUnnamed
+	}
+	return a.repository, nil
+}
+
+// backend opens the store that the repository is, or will be, in.
+func (a *app) backend(ctx context.Context, create bool) (backend.Backend, error) {
+	url, err := a.url()
+	if err != nil {
+		return nil, err
+	}
+	b, err := open.URL(ctx, url, &open.Options{Create: create})
+	if err != nil {
+		return nil, at(stepStore, url, err)
+	}
+	return b, nil
+}
+
+// open opens the repository. What can go wrong without a secret goes wrong before anybody is asked for one.
+func (a *app) open(ctx context.Context) (*repo.Repo, error) {
+	b, err := a.backend(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	u, err := a.secret(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return repo.Open(ctx, b, u, a.options())
+}
+
+func (a *app) options() *repo.Options {
+	o := &repo.Options{}
+	switch {
+	case a.noCache:
+	case a.cache != "":
+		o.Cache = a.cache
+	case a.getenv("VARVE_CACHE") != "":
+		o.Cache = a.getenv("VARVE_CACHE")
+	default:
+		dir, err := os.UserCacheDir()
+		if err != nil {
+			// As in a cron job without HOME. All works, but slower.
+			a.warn(fmt.Sprintf("there is no cache folder, so all files are read: %v; give --cache or VARVE_CACHE, or --no-cache if that is as it should be", err))
+			break
+		}
+		o.Cache = filepath.Join(dir, "varve")
+	}
+	return o
+}
+
+// lookup finds the snapshot that a person names.
+func lookup(ctx context.Context, r *repo.Repo, spec string) (*repo.Snapshot, error) {
+	s, err := r.Lookup(ctx, spec)
+	if err != nil {
+		return nil, at(stepSnapshot, spec, err)
+	}
+	return s, nil
+}
+
+// openSpec opens the repository and finds the snapshot of SNAP[:PATH]. The path is as repo's FS spells it.
+func (a *app) openSpec(ctx context.Context, spec string) (*repo.Repo, *repo.Snapshot, string, error) {
+	snap, path, err := splitSpec(spec)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	r, err := a.open(ctx)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	s, err := lookup(ctx, r, snap)
+	if err != nil {
+		r.Close()
+		return nil, nil, "", err
+	}
+	return r, s, path, nil
+}

@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/varvebackup/varve/source"
+)
+
+// A part is one SOURCE of a backup.
+type part struct {
+	arg  string
+	name string // AS, or what takes its place; "" if the path gives none
+	as   bool   // name is AS
+	kind partKind
+	path string // of a folder or file
+	line string // of a command
+}
+
+type partKind uint8
+
+const (
+	folder partKind = iota
+	file
+	standardInput
+	command
+)
+
+// parsePart reads [AS=]SOURCE. What stands before the first '=' is AS unless it has a slash in it or begins with "exec:".
+func parsePart(arg string) (*part, error) {
+	p := &part{arg: arg}
+	rest := arg
+	if before, after, ok := strings.Cut(arg, "="); ok && !strings.HasPrefix(arg, "exec:") && !strings.ContainsAny(before, `/\`) {
+		if before == "" || before == "." || before == ".." {
+			return nil, fmt.Errorf("source %q: no entry can be called %q; a path with '=' in it is written ./%s", arg, before, arg)
+		}
+		p.name, p.as, rest = before, true, after
+	}
+	line, isCommand := strings.CutPrefix(rest, "exec:")
+	switch {
+	case rest == "":
+		return nil, fmt.Errorf("source %q: there is no source in it", arg)
+	case rest == "-":
+		p.kind = standardInput
+		p.defaultName("stdin")
+		return p, nil
+	case isCommand:
+		p.kind, p.line = command, line
+		name := programName(line)
+		if name == "" {
+			return nil, fmt.Errorf("source %q: there is no command in it", arg)
+		}
+		p.defaultName(name)
+		return p, nil
+	}
+	abs, err := filepath.Abs(rest)
+	if err == nil {
+		// A link that is named is followed, as by any program; those below it are not.
+		p.path, err = filepath.EvalSymlinks(abs)
+	}
+	if err != nil {
+		return nil, at(stepSource, rest, err)
+	}
+	info, err := os.Stat(p.path)
+	switch {
+	case err != nil:
+		return nil, at(stepSource, rest, err)
+	case info.IsDir():
+		p.kind = folder
+	case info.Mode().IsRegular():
+		p.kind = file
+	default:
+		return nil, fmt.Errorf("source %q is neither a folder nor a file: give what it yields to standard input, and - as the source", arg)
+	}
+	if base := filepath.Base(abs); base != string(filepath.Separator) && base != "." {
+		p.defaultName(base)
+	}
+	return p, nil
+}
+
+func (p *part) defaultName(name string) {
+	if !p.as {
+		p.name = name
+	}
+}
+
+// programName returns the base name of the program that a command line runs: of its first word that sets no variable.
+func programName(line string) string {
+	for _, word := range strings.Fields(line) {
+		if !strings.Contains(word, "=") {
+			return filepath.Base(strings.Trim(word, `"'`))
+		}
+	}
+	return ""
+}
+
+// A backupSource is what all SOURCEs make together.
+type backupSource struct {
+	fsys  fs.FS
+	trees []*source.Tree
+}
+
+func (s *backupSource) Close() {
+	for _, t := range s.trees {
+		t.Close()
+	}
+}
+
+// openSources makes one source of the command line's.
+func openSources(args []string, stdin io.Reader, exclude []string) (_ *backupSource, err error) {
+	var parts []*part
+	names := map[string]string{}
+	inputs := 0
+	for _, arg := range args {
+		p, err := parsePart(arg)
+		if err != nil {
+			return nil, err
+		}
+		alone := len(args) == 1 && p.kind == folder && !p.as
+		if p.name == "" && !alone {
+			return nil, fmt.Errorf("source %q has no name of its own: give it one, as in root=%s", arg, arg)
+		}
+		if other, taken := names[p.name]; taken {
+			return nil, fmt.Errorf("the sources %q and %q would both be called %q in the snapshot: give one of them another name, as in other=%s", other, arg, p.name, strings.TrimPrefix(arg, p.name+"="))
+		}
+		if p.kind == standardInput {
+			if inputs++; inputs > 1 {
+				return nil, errors.New("standard input can be read once: give - as one source only")
+			}
+		}
+		names[p.name] = arg
+		parts = append(parts, p)
+	}
+	s := &backupSource{}
+	defer func() {
+		if err != nil {
+			s.Close()
+		}
+	}()
+	join := source.Join{}
+	for _, p := range parts {
+		fsys, err := s.open(p, stdin, exclude)
+		if err != nil {
+			return nil, at(stepSource, p.arg, err)
+		}
+		if len(parts) == 1 && p.kind == folder && !p.as {
+			s.fsys = fsys
+			return s, nil
+		}
+		join[p.name] = fsys
+	}
+	s.fsys = join
+	return s, nil
+}
+
+func (s *backupSource) open(p *part, stdin io.Reader, exclude []string) (fs.FS, error) {
+	switch p.kind {
+	case standardInput:
+		return source.Stream(p.name, func(ctx context.Context) (io.ReadCloser, error) { return newInput(ctx, stdin), nil }), nil
+	case command:
+		return source.Shell(p.name, p.line, nil), nil
+	case file:
+		t, err := source.Dir(filepath.Dir(p.path), nil)
+		if err != nil {
+			return nil, err
+		}
+		s.trees = append(s.trees, t)
+		return &fileFS{tree: t, base: filepath.Base(p.path)}, nil
+	}
+	t, err := source.Dir(p.path, &source.DirOptions{Exclude: exclude})
+	if err != nil {
+		return nil, err
+	}
+	s.trees = append(s.trees, t)
+	return t, nil
+}

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/varvebackup/varve/backend"
 	"github.com/varvebackup/varve/crypt"
 	"github.com/varvebackup/varve/pack"
 	"github.com/varvebackup/varve/repo/internal/index"
@@ -27,7 +28,7 @@ type CheckOptions struct {
 	ReadData bool
 	// Part and Parts: read only the packs of one part of several, 1 ≤ Part ≤ Parts. All parts together are all packs. Zero: all.
 	Part, Parts int
-	// Progress is called at most five times a second and once at the end, from one goroutine.
+	// Progress is called while packs are read, at most five times a second and once at the end, from one goroutine, never after Check has returned.
 	Progress func(CheckProgress)
 }
 
@@ -40,12 +41,12 @@ type CheckProgress struct {
 
 // Finding is one thing that is wrong.
 type Finding struct {
-	Object    string   // name of the object that is wrong
+	Object    string   // name of the object that is wrong, or missing
 	Err       error    // what is wrong with it
-	Snapshots []string // ids of the snapshots that it hurts, sorted
-	Paths     []string // "<snapshot id>:<path>" of what cannot be restored, sorted, at most 1,000
+	Snapshots []string // ids of the snapshots that it hurts: they are lost, or some of their paths are; sorted
+	Paths     []string // "<snapshot id>:<path>" of what cannot be restored, sorted, at most 1,000; a folder stands for all in it
 	More      int      // paths beyond those
-	Harmless  bool     // nothing that anyone needs: junk, or what only forgotten or unfinished things used
+	Harmless  bool     // nothing that anyone needs: junk, markers, or what only forgotten or unfinished things used
 }
 
 // CheckReport is the result of a check.
@@ -69,9 +70,19 @@ func (c *CheckReport) Sound() bool {
 const maxPaths = 1000
 
 // Check looks at every object and tells what is wrong, and what that hurts. It reads all that is not a pack, walks the trees of all snapshots, and looks whether what they
-// need is indexed and stored; with ReadData it reads packs too. It reads from the backend, never from the cache, and changes nothing.
+// need is indexed and stored; with ReadData it reads packs too. It reads from the backend, never from the cache, and changes nothing. Backups may run meanwhile.
 //
-// What is wrong is in the report. The error is for a check that could not be made: the backend failed, ctx is done, a newer format (*crypt.VersionError). A writer's key cannot read trees: ErrRole.
+// A Finding names the object that is wrong, and as hurt exactly what FS and Restore cannot give back; these find a whole copy of a blob wherever one is. So
+//   - a pack that is missing, or of whose frames one does not open, hurts the paths with a blob of which no other copy is whole;
+//   - a missing index segment has no name any more. It hurts no path as long as the packs are there, for readers find what is in them without it: the
+//     finding is then about each pack that snapshots need and that no segment names. It is not harmless, since writers and maintenance go by segments alone;
+//   - what is neither indexed nor in any pack is lost, and "index/?" is the object;
+//   - a snapshot whose manifest is damaged, or missing though its session's end or another snapshot names it, is hurt as a whole, without paths;
+//   - what should bear maintenance's signature and does not counts for nothing, and is a finding;
+//   - slots may be removed: that is a finding only when none is left.
+//
+// What is wrong is in the report. The error is for a check that could not be made: the backend failed, ctx is done, a newer format (*crypt.VersionError,
+// *pack.VersionError). A writer's key cannot read trees: ErrRole. A maintainer's cannot read content: with ReadData, a pack's bytes have to match its name.
 func (r *Repo) Check(ctx context.Context, o *CheckOptions) (*CheckReport, error) {
 	if o == nil {
 		o = &CheckOptions{}
@@ -82,7 +93,7 @@ func (r *Repo) Check(ctx context.Context, o *CheckOptions) (*CheckReport, error)
 	if r.keys.Role() == crypt.Writer {
 		return nil, fmt.Errorf("check: %w: a %v cannot read trees", ErrRole, r.keys.Role())
 	}
-	c := &checker{opts: o, begun: time.Now(), hurt: map[string]*Finding{}, packs: map[pack.ID]int64{}}
+	c := &checker{opts: o, begun: time.Now(), hurt: map[string]*Finding{}, packs: map[pack.ID]backend.Info{}}
 	c.repo = &Repo{backend: r.backend, keys: r.keys, slot: r.slot, config: r.config, opts: r.opts}
 	c.repo.opts.Cache = ""
 	rep, err := c.run(ctx)
@@ -101,7 +112,9 @@ type checker struct {
 	begun time.Time
 	view  *view
 	snaps []*Snapshot
-	packs map[pack.ID]int64 // listed, with their sizes
+	packs map[pack.ID]backend.Info // that are there
+
+	strays map[pack.ID]error // packs that no segment names: nil, or why their directory cannot be read
 
 	read, bytes atomic.Int64
 	toRead      int
@@ -145,18 +158,13 @@ func (c *checker) run(ctx context.Context) (*CheckReport, error) {
 	if err := c.small(ctx, names); err != nil {
 		return nil, err
 	}
-	// Everything that follows is as a reader sees it: maintenance's word, then the index, then what it names.
-	if c.view, err = c.repo.loadView(ctx); err != nil {
+	if err := c.look(ctx); err != nil {
 		return nil, err
 	}
-	for _, d := range c.view.maint.junk {
-		c.find(d.Object, d.Err)
-	}
-	for _, d := range c.view.damaged {
-		c.find(d.Object, d.Err)
-	}
 	c.bad = walk.NewBitmap(c.view.x.Len())
-	c.stored()
+	if err := c.stored(ctx); err != nil {
+		return nil, err
+	}
 	if c.opts.ReadData {
 		if err := c.data(ctx); err != nil {
 			return nil, err
@@ -166,12 +174,94 @@ func (c *checker) run(ctx context.Context) (*CheckReport, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.unnamed(res)
 	if c.any || len(res.Missing) > 0 {
-		if err := c.paths(ctx, res); err != nil {
+		if err := c.paths(ctx); err != nil {
 			return nil, err
 		}
 	}
 	return c.report(), nil
+}
+
+// look loads the view of a reader who could not find something: maintenance's word, the index, and what is in packs that it does not name.
+func (c *checker) look(ctx context.Context) error {
+	v, err := c.repo.look(ctx, nil)
+	if err != nil {
+		return err
+	}
+	strays, err := v.strays(ctx, c.packs)
+	if err != nil {
+		return err
+	}
+	c.strays = map[pack.ID]error{}
+	for i := range strays {
+		if _, ok := errors.AsType[*pack.VersionError](strays[i].err); ok {
+			return strays[i].err
+		}
+		c.strays[strays[i].id] = strays[i].err
+	}
+	if len(strays) > 0 {
+		if v, err = c.repo.look(ctx, strays); err != nil {
+			return err
+		}
+	}
+	c.view = v
+	for _, d := range v.maint.junk {
+		f := c.find(d.Object, d.Err)
+		f.Harmless = f.Harmless || errors.Is(d.Err, errNoSuchName)
+	}
+	for _, d := range v.damaged {
+		c.find(d.Object, d.Err)
+	}
+	return nil
+}
+
+// unnamed finds the packs without which snapshots could not be read, and that no segment names.
+func (c *checker) unnamed(res *walk.Result) {
+	if len(c.strays) == 0 {
+		return
+	}
+	x := c.view.x
+	named := map[pack.ID]bool{} // by a segment that was put in the meantime
+	for i := range x.Packs() {
+		if p := x.Pack(uint32(i)); int(p.Segment) < len(c.view.segments) {
+			named[p.ID] = true
+		}
+	}
+	var last pack.ID
+	var only []pack.ID // strays with a needed copy of the blob
+	known := false     // a segment names a copy that is there
+	end := func() {
+		for _, id := range only {
+			if !known {
+				c.find(packName(id), fmt.Errorf("%w, and snapshots need it", errNotIndexed))
+			}
+		}
+		only, known = only[:0], false
+	}
+	for id, copy := range x.All() {
+		if id != last {
+			end()
+			last = id
+		}
+		p := x.Pack(x.Frame(copy.Frame).Pack).ID
+		if _, stray := c.strays[p]; stray && !named[p] {
+			if res.Needed.Has(copy.Ordinal) {
+				only = append(only, p)
+			}
+		} else if !c.bad.Has(copy.Ordinal) {
+			known = true
+		}
+	}
+	end()
+	// One that cannot be read may be what is missing.
+	lost := slices.ContainsFunc(res.Missing, func(m walk.Missing) bool { return m.Err == nil || errors.Is(m.Err, errNotIndexed) })
+	for id, err := range c.strays {
+		if err != nil && !named[id] {
+			f := c.find(packName(id), fmt.Errorf("%w, and its directory: %w", errNotIndexed, err))
+			f.Harmless = !lost
+		}
+	}
 }
 
 // list takes stock of all objects. Names that no object of this format has are junk.
@@ -188,7 +278,7 @@ func (c *checker) list(ctx context.Context) ([]string, error) {
 				c.junk(info.Name)
 				continue
 			}
-			c.packs[id] = info.Size
+			c.packs[id] = info
 		case indexPrefix:
 			if len(rest) != 64 || !isHex(rest) {
 				c.junk(info.Name)
@@ -204,7 +294,7 @@ func (c *checker) list(ctx context.Context) ([]string, error) {
 }
 
 func (c *checker) junk(name string) {
-	c.find(name, errors.New("no object of this format has that name")).Harmless = true
+	c.find(name, errNoSuchName).Harmless = true
 }
 
 func parsePackName(name string) (id pack.ID, ok bool) {
@@ -228,7 +318,7 @@ func (c *checker) small(ctx context.Context, names []string) error {
 	var mu sync.Mutex
 	var committed []string
 	there := map[string]bool{}
-	configs := 0
+	configs, slots := 0, 0
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
 	for _, name := range names {
@@ -253,6 +343,11 @@ func (c *checker) small(ctx context.Context, names []string) error {
 				if errors.Is(err, fs.ErrNotExist) {
 					return nil // removed since it was listed
 				}
+				if err == nil {
+					mu.Lock()
+					slots++
+					mu.Unlock()
+				}
 				return c.damage(name, err)
 			case sessionsPrefix:
 				if strings.HasPrefix(rest, "probe-") {
@@ -275,16 +370,21 @@ func (c *checker) small(ctx context.Context, names []string) error {
 					committed = append(committed, session)
 					mu.Unlock()
 				}
-				// A marker is of use as long as its session is open, whatever is in it.
-				if err := c.damage(name, err); err != nil {
-					return err
+				if errors.Is(err, crypt.ErrDamaged) {
+					// It does its work all the same: name and store time are what counts.
+					c.find(name, err).Harmless = true
+					return nil
 				}
+				return err
 			case snapshotsPrefix:
 				s, err := r.openSnapshot(gctx, name)
-				if errors.Is(err, fs.ErrNotExist) {
+				switch {
+				case errors.Is(err, fs.ErrNotExist):
 					return nil // collected since it was listed
-				}
-				if err != nil {
+				case errors.Is(err, errNoSuchName):
+					c.junk(name)
+					return nil
+				case err != nil:
 					return c.damage(name, err)
 				}
 				if s != nil {
@@ -302,12 +402,25 @@ func (c *checker) small(ctx context.Context, names []string) error {
 	if configs == 0 {
 		c.find(configName(1), fs.ErrNotExist)
 	}
+	if slots == 0 {
+		c.find(keysPrefix, fmt.Errorf("no slot is left, nobody can open the repository again: %w", fs.ErrNotExist))
+	}
 	forgotten, junk, err := r.forgotten(ctx)
 	if err != nil {
 		return err
 	}
 	for _, d := range junk {
-		c.find(d.Object, d.Err)
+		c.find(d.Object, d.Err).Harmless = errors.Is(d.Err, errNoSuchName)
+	}
+	// What is wrong in the place of a commit hurts that snapshot.
+	for name, f := range c.hurt {
+		if strings.HasPrefix(name, snapshotsPrefix) && !f.Harmless {
+			if session := sessionOf(name); forgotten[session] {
+				f.Harmless = true
+			} else {
+				f.Snapshots = []string{session}
+			}
+		}
 	}
 	// A manifest that something else speaks of must be there, unless it was forgotten.
 	for _, s := range c.snaps {
@@ -355,31 +468,45 @@ func sessionOfMarker(rest string) (string, bool) {
 }
 
 // stored compares the index with the packs that are there.
-func (c *checker) stored() {
+func (c *checker) stored(ctx context.Context) error {
 	x := c.view.x
 	gone := make([]bool, x.Packs())
 	for i := range x.Packs() {
 		p := x.Pack(uint32(i))
-		size, ok := c.packs[p.ID]
+		name := packName(p.ID)
+		info, ok := c.packs[p.ID]
+		if !ok && p.State != index.Freed {
+			// The index is younger than the list.
+			var err error
+			if info, err = c.repo.backend.Stat(ctx, name); err == nil {
+				c.packs[p.ID], ok = info, true
+			} else if !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
 		switch {
-		case ok && size == int64(p.Size):
+		case ok && info.Size == int64(p.Size):
 			continue
 		case p.State == index.Freed:
 		case !ok:
-			c.find(packName(p.ID), fs.ErrNotExist)
+			c.find(name, fs.ErrNotExist)
 		default:
-			c.find(packName(p.ID), fmt.Errorf("it has %d bytes, the index says %d", size, p.Size))
+			c.find(name, fmt.Errorf("it has %d bytes, the index says %d", info.Size, p.Size))
 		}
-		gone[i] = true
+		gone[i] = !ok
 		c.any = true
 	}
 	if c.any {
 		for _, copy := range x.All() {
-			if gone[x.Frame(copy.Frame).Pack] {
+			f := x.Frame(copy.Frame)
+			p := x.Pack(f.Pack)
+			// Of a pack that is cut, the frames before the cut are whole.
+			if gone[f.Pack] || int64(f.Offset)+int64(f.Stored) > c.packs[p.ID].Size {
 				c.bad.Set(copy.Ordinal)
 			}
 		}
 	}
+	return nil
 }
 
 // data reads the packs of this part.
@@ -388,11 +515,10 @@ func (c *checker) data(ctx context.Context) error {
 	// The copies of each pack, so that what is wrong with a frame is wrong with these.
 	copies := map[pack.ID][]uint32{}
 	var todo []pack.ID
-	for id, size := range c.packs {
+	for id := range c.packs {
 		if c.opts.Parts > 1 && int(binary.BigEndian.Uint32(id[:4])%uint32(c.opts.Parts)) != c.opts.Part-1 {
 			continue
 		}
-		_ = size
 		todo = append(todo, id)
 		copies[id] = nil
 	}
@@ -449,14 +575,18 @@ func (c *checker) pack(ctx context.Context, id pack.ID, copies []uint32, buf []b
 	}
 	c.read.Add(1)
 	c.bytes.Add(int64(len(data)))
-	if err := crypt.Verify(name, data); err != nil {
-		f := c.find(name, errors.New("its bytes are not those that its name promises"))
-		f.Harmless = len(copies) == 0
+	var rot error // of the pack as a whole
+	whole := crypt.Verify(name, data) == nil
+	if !whole {
+		rot = errors.New("its bytes are not those that its name promises")
 	} else if _, err := pack.ReadDirectory(c.repo.keys, bytes.NewReader(data), int64(len(data))); err != nil {
 		if _, ok := errors.AsType[*pack.VersionError](err); ok {
-			return data, err
+			return data, fmt.Errorf("%s: %w", name, err)
 		}
-		f := c.find(name, fmt.Errorf("its directory: %w", err))
+		rot = fmt.Errorf("its directory: %w", err)
+	}
+	if rot != nil {
+		f := c.find(name, rot)
 		f.Harmless = len(copies) == 0
 	}
 	// Whatever the pack as a whole is, each frame may be whole.
@@ -475,16 +605,14 @@ func (c *checker) pack(ctx context.Context, id pack.ID, copies []uint32, buf []b
 			plain, err = c.frame(ctx, frame, data)
 			if errors.Is(err, ErrRole) {
 				// The key may not read it: the pack's bytes have to do.
-				if verr := crypt.Verify(name, data); verr != nil {
-					c.spoil([]uint32{o})
+				if plain, err = nil, nil; !whole {
+					err = rot
 				}
-				frame = noOrdinal
-				continue
 			}
 			if err != nil && ctx.Err() != nil {
 				return data, err
 			}
-			if err != nil {
+			if err != nil && err != rot {
 				if derr := c.damage(name, err); derr != nil {
 					return data, derr
 				}
@@ -492,6 +620,9 @@ func (c *checker) pack(ctx context.Context, id pack.ID, copies []uint32, buf []b
 		}
 		if err != nil {
 			c.spoil([]uint32{o})
+			continue
+		}
+		if plain == nil {
 			continue
 		}
 		if c.repo.id(x.Kind(frame), plain[copy.Offset:copy.Offset+copy.Length]) != blob {

@@ -51,7 +51,8 @@ func (c *config) seal(keys *crypt.Keys, n int) ([]byte, error) {
 	return keys.Seal(crypt.KindConfig, configName(n), body)
 }
 
-// loadConfig returns the highest config that is well. Where maintenance did not sign one it does not count. When there is none the error is a *DamageError.
+// loadConfig returns the highest config. One that maintenance did not sign does not count; one whose bytes are not what was put is a *DamageError, for what it said
+// is to be kept and not what an older one said. So it is when there is none.
 func loadConfig(ctx context.Context, b backend.Backend, keys *crypt.Keys, names []string) (*config, error) {
 	numbered := map[int]string{}
 	var ns []int
@@ -70,7 +71,15 @@ func loadConfig(ctx context.Context, b backend.Backend, keys *crypt.Keys, names 
 		if !errors.Is(err, crypt.ErrDamaged) && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
-		worst = &DamageError{Object: numbered[n], Err: err}
+		bad := &DamageError{Object: numbered[n], Err: err}
+		if lost, err := rotten(ctx, b, bad.Object, bad.Err); err != nil {
+			return nil, err
+		} else if lost {
+			return nil, bad
+		}
+		if errors.Is(worst, fs.ErrNotExist) {
+			worst = bad
+		}
 	}
 	return nil, worst
 }

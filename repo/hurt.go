@@ -4,45 +4,40 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/varvebackup/varve/crypt"
 	"github.com/varvebackup/varve/pack"
 	"github.com/varvebackup/varve/repo/internal/index"
 	"github.com/varvebackup/varve/repo/internal/tree"
-	"github.com/varvebackup/varve/repo/internal/walk"
 )
 
-// noSegment is the object of a finding about blobs that no segment names: which segment did is not known any more.
+// noSegment is the object of a finding about blobs that are neither indexed nor in any pack: in which segment and pack they were is not known any more.
 const noSegment = indexPrefix + "?"
 
+var errNowhere = errors.New("something that snapshots need is neither indexed nor in any pack")
+
 // paths finds what the findings hurt: it walks every snapshot by path and asks for each blob whether it can be had. Folders that are whole are walked once.
-func (c *checker) paths(ctx context.Context, res *walk.Result) error {
-	h := &hurtWalk{c: c, whole: map[pack.ID]bool{}}
-	// Findings about packs that no snapshot needs hurt nobody.
-	needed := map[string]bool{}
-	for id, copy := range c.view.x.All() {
-		_ = id
-		if res.Needed.Has(copy.Ordinal) && c.bad.Has(copy.Ordinal) {
-			needed[packName(c.view.x.Pack(c.view.x.Frame(copy.Frame).Pack).ID)] = true
-		}
-	}
+func (c *checker) paths(ctx context.Context) error {
+	h := &hurtWalk{c: c, whole: map[pack.ID]bool{}, frames: map[uint32]string{}}
 	for _, s := range c.snaps {
 		if err := h.snapshot(ctx, s); err != nil {
 			return err
 		}
 	}
 	for name, f := range c.hurt {
-		if id, ok := parsePackName(name); ok && !needed[name] && len(f.Snapshots) == 0 && c.view.maint.of(id) != index.Live {
-			f.Harmless = true
+		if id, ok := parsePackName(name); ok && len(f.Snapshots) == 0 && c.view.maint.of(id) != index.Live {
+			f.Harmless = true // no one will rely upon it any more
 		}
 	}
 	return nil
 }
 
 type hurtWalk struct {
-	c     *checker
-	snap  *Snapshot
-	whole map[pack.ID]bool // folders with nothing lost in them
+	c      *checker
+	snap   *Snapshot
+	whole  map[pack.ID]bool  // folders with nothing lost in them
+	frames map[uint32]string // frames over bases: in which pack one was that is lost, "" if none is
 }
 
 func (h *hurtWalk) snapshot(ctx context.Context, s *Snapshot) error {
@@ -71,7 +66,7 @@ func (h *hurtWalk) lost(ctx context.Context, path string, err error) error {
 	d, ok := errors.AsType[*DamageError](err)
 	switch {
 	case errors.Is(err, errNotIndexed):
-		reason = errors.New("no index segment names something that snapshots need: a segment is missing or damaged; reading finds it in the packs if it is there")
+		reason = errNowhere
 	case ok:
 		object, reason = d.Object, d.Err
 	case errors.Is(err, tree.ErrDamaged):
@@ -138,77 +133,67 @@ func (h *hurtWalk) file(ctx context.Context, path string, e *tree.Entry) (whole 
 		if err != nil {
 			return false, h.lost(ctx, path, err)
 		}
-		if run.Hole() {
-			continue
-		}
-		for o, reason := range h.blob(pack.ID(run.ID), run.Length) {
-			objects[o] = reason
+		if !run.Hole() {
+			h.blob(objects, pack.ID(run.ID), run.Length)
 		}
 	}
 	for o, reason := range objects {
-		if o == noSegment {
-			if err := h.lost(ctx, path, reason); err != nil {
-				return false, err
-			}
-			continue
-		}
 		h.note(o, reason, path)
 	}
 	return len(objects) == 0, nil
 }
 
-// blob returns the objects because of which a blob cannot be had: none if one copy is whole.
-func (h *hurtWalk) blob(id pack.ID, length uint64) map[string]error {
+// blob adds the objects because of which a blob cannot be had: none if one copy is whole.
+func (h *hurtWalk) blob(objects map[string]error, id pack.ID, length uint64) {
 	x := h.c.view.x
-	var copies [4]index.Copy
-	objects := map[string]error{}
-	for _, c := range x.Find(copies[:0], id, crypt.SectionContent) {
+	var room [4]index.Copy
+	copies := x.Find(room[:0], id, crypt.SectionContent)
+	why := map[string]error{}
+	for _, c := range copies {
 		name := packName(x.Pack(x.Frame(c.Frame).Pack).ID)
-		switch {
-		case uint64(c.Length) != length:
-			objects[name] = fmt.Errorf("a chunk of %d bytes, a list says %d", c.Length, length)
-		case !h.c.bad.Has(c.Ordinal):
-			if broken, ok := h.bases(c.Frame, 0); ok {
-				return nil
-			} else {
-				objects[broken] = errors.New("a base of a delta frame is lost")
-			}
-		default:
-			objects[name] = errors.New("it is damaged or gone")
+		if h.c.bad.Has(c.Ordinal) {
+			why[name] = errors.New("it is damaged or gone")
+		} else if broken := h.bases(c.Frame); broken != "" {
+			why[broken] = errors.New("a base of a delta frame is lost")
+		} else if uint64(c.Length) != length {
+			why[snapshotName(h.snap.ID)] = fmt.Errorf("%w: a chunk of %d bytes, its list says %d", tree.ErrDamaged, c.Length, length)
+		} else {
+			return
 		}
 	}
-	if len(objects) == 0 {
-		objects[noSegment] = &DamageError{Object: "blob " + id.String(), Err: errNotIndexed}
+	if len(copies) == 0 {
+		why[noSegment] = errNowhere
 	}
-	return objects
+	maps.Copy(objects, why)
 }
 
-// bases tells whether every base of a frame can be had; else in which pack the lost one was.
-func (h *hurtWalk) bases(n uint32, depth int) (broken string, ok bool) {
+// bases returns the pack of a base of frame n that is lost, "" if none is. Depth falls with each step, so it ends.
+func (h *hurtWalk) bases(n uint32) (broken string) {
 	x := h.c.view.x
 	f := x.Frame(n)
+	if len(f.Bases) == 0 {
+		return ""
+	}
+	if broken, ok := h.frames[n]; ok {
+		return broken
+	}
+	defer func() { h.frames[n] = broken }()
 	for _, id := range f.Bases {
-		found := false
 		broken := noSegment
 		for _, c := range x.Find(nil, id, x.Kind(n)) {
 			g := x.Frame(c.Frame)
 			if g.Depth >= f.Depth {
 				continue
 			}
-			broken = packName(x.Pack(g.Pack).ID)
-			if h.c.bad.Has(c.Ordinal) || depth > pack.MaxDepth {
-				continue
-			}
-			if b, ok := h.bases(c.Frame, depth+1); ok {
-				found = true
+			if h.c.bad.Has(c.Ordinal) {
+				broken = packName(x.Pack(g.Pack).ID)
+			} else if broken = h.bases(c.Frame); broken == "" {
 				break
-			} else {
-				broken = b
 			}
 		}
-		if !found {
-			return broken, false
+		if broken != "" {
+			return broken
 		}
 	}
-	return "", true
+	return ""
 }

@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/varvebackup/varve/backend"
 	"github.com/varvebackup/varve/crypt"
 	"github.com/varvebackup/varve/pack"
 	"github.com/varvebackup/varve/repo/internal/index"
@@ -34,11 +36,22 @@ type sessionRecord struct {
 // maintenance is what signed records say: which packs not to rely upon.
 type maintenance struct {
 	state map[pack.ID]index.State
-	// junk are objects under gc/ that maintenance did not sign, or that are damaged. They count for nothing.
+	// junk are objects under gc/ that maintenance did not sign, or that are damaged, and what is missing there. They count for nothing.
 	junk []*DamageError
+	// lost are those of them that said which packs may vanish, and now nobody knows. What was forged is not among them: its hash is right and its signature is not.
+	lost []*DamageError
 }
 
 func (m *maintenance) of(id pack.ID) index.State { return m.state[id] }
+
+// record is an object under gc/ as it was read.
+type record struct {
+	kind crypt.Kind
+	n    int
+	body []byte
+	bad  *DamageError
+	lost bool // its bytes are not those that were put
+}
 
 // loadMaintenance reads gc/: the candidates of collections that are not done, and every verdict ever given. A session does so before it reads the index.
 func (r *Repo) loadMaintenance(ctx context.Context) (*maintenance, error) {
@@ -46,54 +59,75 @@ func (r *Repo) loadMaintenance(ctx context.Context) (*maintenance, error) {
 	if err != nil {
 		return nil, err
 	}
-	done := map[int]bool{}
-	lists := map[string]*packList{}
-	m := &maintenance{state: map[pack.ID]index.State{}}
-	bodies := make([][]byte, len(names))
-	errs := make([]error, len(names))
+	records := make([]record, len(names))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
 	for i, name := range names {
-		kind, _, ok := gcKind(name)
-		if !ok {
-			errs[i] = &DamageError{Object: name, Err: errors.New("no object of this format has that name")}
+		rec := &records[i]
+		var ok bool
+		if rec.kind, rec.n, ok = gcKind(name); !ok {
+			rec.bad = &DamageError{Object: name, Err: errNoSuchName}
 			continue
 		}
-		g.Go(func() error {
-			_, body, err := r.openSealed(gctx, name, kind)
+		g.Go(func() (err error) {
+			_, rec.body, err = r.openSealed(gctx, name, rec.kind)
 			if d, ok := errors.AsType[*DamageError](err); ok {
-				errs[i] = d
-				return nil
+				rec.bad = d
+				rec.lost, err = r.rotten(gctx, name, err)
 			}
-			bodies[i] = body
 			return err
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
+	m := &maintenance{state: map[pack.ID]index.State{}}
+	lists := map[string]*packList{}
+	done, begun, last := map[int]bool{}, map[int]bool{}, 0
 	for i, name := range names {
-		kind, n, _ := gcKind(name)
-		if errs[i] == nil {
-			switch kind {
-			case crypt.KindDone:
+		rec := &records[i]
+		if rec.bad == nil {
+			var err error
+			if rec.kind == crypt.KindDone {
 				var d doneRecord
-				if errs[i] = tree.Unmarshal(bodies[i], &d); errs[i] == nil && d.N == n {
-					done[n] = true
+				if err = tree.Unmarshal(rec.body, &d); err == nil && d.N != rec.n {
+					err = fmt.Errorf("it says %d", d.N)
 				}
-			default:
-				var l packList
-				if errs[i] = tree.Unmarshal(bodies[i], &l); errs[i] == nil {
-					lists[name] = &l
+			} else {
+				l := &packList{}
+				if err = l.parse(rec.body, rec.n); err == nil {
+					lists[name] = l
 				}
+			}
+			if err != nil {
+				rec.bad, rec.lost = &DamageError{Object: name, Err: err}, true
 			}
 		}
-		if errs[i] != nil {
-			d, ok := errors.AsType[*DamageError](errs[i])
-			if !ok {
-				d = &DamageError{Object: name, Err: errs[i]}
-			}
-			m.junk = append(m.junk, d)
+		// The number counts even if the rest is lost, but for forgeries.
+		if rec.bad == nil || rec.lost {
+			last = max(last, rec.n)
+			begun[rec.n] = begun[rec.n] || rec.kind == crypt.KindCandidates
+			done[rec.n] = done[rec.n] || rec.kind == crypt.KindDone && rec.bad == nil
+		}
+	}
+	for i := range records {
+		rec := &records[i]
+		if rec.bad == nil {
+			continue
+		}
+		m.junk = append(m.junk, rec.bad)
+		// Without a done the candidates stay condemned: that is safe.
+		if rec.lost && (rec.kind == crypt.KindVerdict || rec.kind == crypt.KindCandidates && !done[rec.n]) {
+			m.lost = append(m.lost, rec.bad)
+		}
+	}
+	// A collection begins when the one before it is done, and none of their records is ever removed.
+	for n := 1; n <= last; n++ {
+		if name := gcName(n); !begun[n] && !slices.ContainsFunc(m.junk, func(d *DamageError) bool { return d.Object == name }) {
+			m.junk = append(m.junk, &DamageError{Object: name, Err: fs.ErrNotExist})
+		}
+		if name := gcName(n) + doneSuffix; n < last && !done[n] && !slices.ContainsFunc(m.junk, func(d *DamageError) bool { return d.Object == name }) {
+			m.junk = append(m.junk, &DamageError{Object: name, Err: fs.ErrNotExist})
 		}
 	}
 	for name, l := range lists {
@@ -105,20 +139,53 @@ func (r *Repo) loadMaintenance(ctx context.Context) (*maintenance, error) {
 			continue
 		}
 		for _, p := range l.Packs {
-			if len(p) == len(pack.ID{}) {
-				m.state[pack.ID(p)] = max(m.state[pack.ID(p)], state)
-			}
+			m.state[pack.ID(p)] = max(m.state[pack.ID(p)], state)
 		}
 	}
 	return m, nil
 }
 
+// parse decodes the list of collection n.
+func (l *packList) parse(body []byte, n int) error {
+	if err := tree.Unmarshal(body, l); err != nil {
+		return err
+	}
+	if l.N != n {
+		return fmt.Errorf("it says %d", l.N)
+	}
+	for i, p := range l.Packs {
+		if len(p) != len(pack.ID{}) || i > 0 && bytes.Compare(l.Packs[i-1], p) >= 0 {
+			return errors.New("packs that are not in order")
+		}
+	}
+	return nil
+}
+
+// rotten tells of an object that did not open for the reason why whether its bytes are not those that were put under its name, or it is gone. If not, whoever put it was not the one who may.
+// The error is the backend's.
+func (r *Repo) rotten(ctx context.Context, name string, why error) (bool, error) {
+	return rotten(ctx, r.backend, name, why)
+}
+
+func rotten(ctx context.Context, b backend.Backend, name string, why error) (bool, error) {
+	if errors.Is(why, crypt.ErrSignature) {
+		return false, nil
+	}
+	object, err := b.Get(ctx, name, 0, -1, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	} else if err != nil {
+		return false, err
+	}
+	return crypt.Verify(name, object) != nil, nil
+}
+
 // gcKind takes apart the name of an object under gc/.
 func gcKind(name string) (crypt.Kind, int, bool) {
 	s, kind := strings.TrimPrefix(name, gcPrefix), crypt.KindCandidates
-	if t, ok := strings.CutSuffix(s, ".free"); ok {
+	if t, ok := strings.CutSuffix(s, freeSuffix); ok {
 		s, kind = t, crypt.KindVerdict
-	} else if t, ok := strings.CutSuffix(s, ".done"); ok {
+	} else if t, ok := strings.CutSuffix(s, doneSuffix); ok {
 		s, kind = t, crypt.KindDone
 	}
 	n, ok := number(s)
@@ -168,23 +235,37 @@ func (r *Repo) forgotten(ctx context.Context) (map[string]bool, []*DamageError, 
 	if err != nil {
 		return nil, nil, err
 	}
+	damage := make([]*DamageError, len(names))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for i, name := range names {
+		g.Go(func() error {
+			err := r.checkForgotten(gctx, name, strings.TrimPrefix(name, forgottenPrefix))
+			if d, ok := errors.AsType[*DamageError](err); ok {
+				damage[i], err = d, nil
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, nil, err
+	}
 	set := map[string]bool{}
 	var junk []*DamageError
-	for _, name := range names {
-		session := strings.TrimPrefix(name, forgottenPrefix)
-		err := r.checkForgotten(ctx, name, session)
-		if d, ok := errors.AsType[*DamageError](err); ok {
-			junk = append(junk, d)
-		} else if err != nil {
-			return nil, nil, err
+	for i, name := range names {
+		if damage[i] != nil {
+			junk = append(junk, damage[i])
 		} else {
-			set[session] = true
+			set[strings.TrimPrefix(name, forgottenPrefix)] = true
 		}
 	}
 	return set, junk, nil
 }
 
 func (r *Repo) checkForgotten(ctx context.Context, name, session string) error {
+	if !validSession(session) {
+		return &DamageError{Object: name, Err: errNoSuchName}
+	}
 	_, body, err := r.openSealed(ctx, name, crypt.KindForgotten)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -27,10 +28,16 @@ const (
 	gcPrefix        = "gc/"
 	forgottenPrefix = "forgotten/"
 
-	endSuffix = ".end"
+	endSuffix  = ".end"
+	freeSuffix = ".free"
+	doneSuffix = ".done"
 )
 
+// errNoSuchName says of an object that it is none of a repository's.
+var errNoSuchName = errors.New("no object of this format has that name")
+
 func configName(n int) string          { return configPrefix + strconv.Itoa(n) }
+func gcName(n int) string              { return gcPrefix + strconv.Itoa(n) }
 func indexName(id string) string       { return indexPrefix + id }
 func markerName(session string) string { return sessionsPrefix + session }
 

@@ -191,7 +191,7 @@ func open(ctx context.Context, b backend.Backend, u crypt.Unlocker, o *Options) 
 	}
 	names = preferSlot(opts.Cache, names)
 
-	var damage error
+	var damage, later error
 	var fallback *Repo
 	tried := 0
 	for _, name := range names {
@@ -202,7 +202,10 @@ func open(ctx context.Context, b backend.Backend, u crypt.Unlocker, o *Options) 
 			return nil, err
 		}
 		slot, err := crypt.ParseSlot(name, object)
-		if err != nil {
+		if v, ok := errors.AsType[*crypt.VersionError](err); ok {
+			later = v // another slot may still open
+			continue
+		} else if err != nil {
 			damage = err
 			continue
 		}
@@ -242,6 +245,8 @@ func open(ctx context.Context, b backend.Backend, u crypt.Unlocker, o *Options) 
 	switch {
 	case fallback != nil:
 		return fallback, nil
+	case later != nil:
+		return nil, later
 	case damage != nil:
 		return nil, fmt.Errorf("%w; one slot is damaged: %v", crypt.ErrWrongKey, damage)
 	}

@@ -174,7 +174,7 @@ func (r *Repo) listSnapshots(ctx context.Context, series string) ([]*Snapshot, [
 	return r.openSnapshots(ctx, names)
 }
 
-// snapshotNames lists the manifests (and voids) of a series, or all, without those that were forgotten, sorted by session id.
+// snapshotNames lists the manifests (and voids) of a series, or all, without those that were forgotten and what has no manifest's name, sorted by session id.
 func (r *Repo) snapshotNames(ctx context.Context, series string) ([]string, error) {
 	prefix := snapshotsPrefix
 	if series != "" {
@@ -189,7 +189,10 @@ func (r *Repo) snapshotNames(ctx context.Context, series string) ([]string, erro
 	if err != nil {
 		return nil, err
 	}
-	names = slices.DeleteFunc(names, func(n string) bool { return forgotten[sessionOf(n)] })
+	names = slices.DeleteFunc(names, func(n string) bool {
+		session := sessionOf(n)
+		return forgotten[session] || !validSession(session) || snapshotName(session) != n
+	})
 	slices.SortFunc(names, func(a, b string) int { return strings.Compare(sessionOf(a), sessionOf(b)) })
 	return names, nil
 }
@@ -205,11 +208,11 @@ func (r *Repo) openSnapshots(ctx context.Context, names []string) ([]*Snapshot, 
 	for i, name := range names {
 		g.Go(func() error {
 			s, err := r.openSnapshot(gctx, name)
-			if d, ok := errors.AsType[*DamageError](err); ok && !errors.Is(err, fs.ErrNotExist) {
+			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, crypt.ErrSignature) {
+				return nil // collected since it was listed, or a void that nobody signed: it counts for nothing
+			} else if d, ok := errors.AsType[*DamageError](err); ok {
 				damage[i] = d
 				return nil
-			} else if errors.Is(err, fs.ErrNotExist) {
-				return nil // collected since it was listed
 			}
 			found[i] = s
 			return err
@@ -226,7 +229,7 @@ func (r *Repo) openSnapshots(ctx context.Context, names []string) ([]*Snapshot, 
 func (r *Repo) openSnapshot(ctx context.Context, name string) (*Snapshot, error) {
 	session := sessionOf(name)
 	if !validSession(session) || snapshotName(session) != name {
-		return nil, &DamageError{Object: name, Err: errors.New("no object of this format has that name")}
+		return nil, &DamageError{Object: name, Err: errNoSuchName}
 	}
 	kind, body, err := r.openSealed(ctx, name, crypt.KindSnapshot, crypt.KindVoid)
 	if err != nil {
@@ -284,6 +287,9 @@ func (r *Repo) lookup(ctx context.Context, spec string) (*Snapshot, error) {
 			continue
 		}
 		s, err := r.openSnapshot(ctx, name)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, crypt.ErrSignature) {
+			continue // collected since it was listed, or a void that nobody signed
+		}
 		if _, ok := errors.AsType[*DamageError](err); ok {
 			// A damaged manifest is no reason to take an older one in silence.
 			broken = err

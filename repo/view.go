@@ -1,12 +1,14 @@
 package repo
 
 import (
+	"bytes"
 	"container/list"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,6 +16,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/varvebackup/varve/backend"
 	"github.com/varvebackup/varve/crypt"
 	"github.com/varvebackup/varve/pack"
 	"github.com/varvebackup/varve/repo/internal/index"
@@ -25,10 +28,13 @@ type view struct {
 	maint    *maintenance
 	x        *index.Index
 	segments []string       // names, in the order in which the index numbers them
+	listed   []string       // all that were listed, sorted
 	damaged  []*DamageError // segments that could not be opened
-	loaded   time.Time
-	fetched  atomic.Int64 // bytes of frames that were read
-	again    bool         // loaded because something was missing in the one before
+	fetched  atomic.Int64   // bytes of frames that were read
+
+	// Guarded by the Repo's mu: when packs were last looked for that no segment names, and one of them that only a later version reads.
+	scanned time.Time
+	later   error
 
 	mu       sync.Mutex // guards what follows
 	frames   map[uint32]*list.Element
@@ -46,17 +52,30 @@ type plainFrame struct {
 	err  error
 }
 
-var errNotIndexed = errors.New("no index segment names it")
+var (
+	errNotIndexed = errors.New("no index segment names it")
+	errChain      = errors.New("through all bases it needs more than a frame may")
+)
 
-// loadView reads gc/ and then index/, in this order: a pack that a collection frees in between is known to be condemned.
+// loadView is what a session believes: it reads gc/ and then index/, in this order: a pack that a collection frees in between is known to be condemned. Records that
+// say what may vanish and cannot be read are a *DamageError here, for whoever goes on without them relies on what is being deleted.
 func (r *Repo) loadView(ctx context.Context) (*view, error) {
+	v, err := r.look(ctx, nil)
+	if err == nil && len(v.maint.lost) > 0 {
+		return nil, fmt.Errorf("it is not known which packs maintenance is about to free: %w", v.maint.lost[0])
+	}
+	return v, err
+}
+
+// look is loadView for readers, who have no use for that knowledge. What is in strays is found as well.
+func (r *Repo) look(ctx context.Context, strays []stray) (*view, error) {
 	const tries = 10
 	for try := 1; ; try++ {
 		m, err := r.loadMaintenance(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("read the state of maintenance: %w", err)
 		}
-		v, err := r.loadIndex(ctx, m)
+		v, err := r.loadIndex(ctx, m, strays)
 		// A listed segment that is not there was replaced in the meantime: start over.
 		if errors.Is(err, errVanished) && try < tries {
 			continue
@@ -78,7 +97,7 @@ type opened struct {
 	damage    *DamageError
 }
 
-func (r *Repo) loadIndex(ctx context.Context, m *maintenance) (*view, error) {
+func (r *Repo) loadIndex(ctx context.Context, m *maintenance, strays []stray) (*view, error) {
 	type listed struct {
 		name   string
 		stored int64
@@ -94,7 +113,7 @@ func (r *Repo) loadIndex(ctx context.Context, m *maintenance) (*view, error) {
 	}
 	r.cache.keep("index", keep)
 
-	v := &view{repo: r, maint: m, loaded: time.Now(), frames: map[uint32]*list.Element{}, lru: list.New(), limit: r.opts.MaxMemory / 4,
+	v := &view{repo: r, maint: m, frames: map[uint32]*list.Element{}, lru: list.New(), limit: r.opts.MaxMemory / 4,
 		keys: map[*pack.Section]*pack.SectionKey{}}
 	b := index.NewBuilder(m.of)
 
@@ -146,8 +165,103 @@ func (r *Repo) loadIndex(ctx context.Context, m *maintenance) (*view, error) {
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
+	for _, l := range all {
+		v.listed = append(v.listed, l.name)
+	}
+	slices.Sort(v.listed)
+	for i := range strays {
+		if s := &strays[i]; s.err == nil {
+			s.err = b.Add(s.payload, s.stored, false)
+		}
+	}
 	v.x = b.Index()
 	return v, nil
+}
+
+// A stray is a stored pack that no segment names: its session is still running or died, or its segment is lost. Writers never look for any: what is in
+// them may be freed at any time. For readers they are the last resort.
+type stray struct {
+	id      pack.ID
+	payload []byte // of a segment that would name it
+	stored  int64
+	err     error // why its directory cannot be read
+}
+
+// strays reads the directories of the given packs that v does not know and that no verdict names.
+func (v *view) strays(ctx context.Context, packs map[pack.ID]backend.Info) ([]stray, error) {
+	known := make(map[pack.ID]bool, v.x.Packs())
+	for i := range v.x.Packs() {
+		known[v.x.Pack(uint32(i)).ID] = true
+	}
+	var found []stray
+	for id, info := range packs {
+		if !known[id] && v.maint.of(id) != index.Freed {
+			found = append(found, stray{id: id, stored: info.Modified.Unix()})
+		}
+	}
+	slices.SortFunc(found, func(a, b stray) int { return bytes.Compare(a.id[:], b.id[:]) })
+	gone := make([]bool, len(found))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for i := range found {
+		g.Go(func() error {
+			s := &found[i]
+			size := packs[s.id].Size
+			d, err := pack.ReadDirectory(v.repo.keys, &objectReader{gctx, v.repo.backend, packName(s.id)}, size)
+			_, later := errors.AsType[*pack.VersionError](err)
+			switch {
+			case err == nil:
+				s.payload = index.EncodeSegment(strings.Repeat("0", index.SessionSize), []index.Pack{{ID: s.id, Size: uint32(size), Dir: d}})
+			case later || errors.Is(err, pack.ErrDamaged):
+				s.err = fmt.Errorf("%s: %w", packName(s.id), err)
+			case errors.Is(err, fs.ErrNotExist):
+				gone[i] = true
+			default:
+				return err
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	left := found[:0]
+	for i := range found {
+		if !gone[i] {
+			left = append(left, found[i])
+		}
+	}
+	return left, nil
+}
+
+// objectReader reads ranges of an object.
+type objectReader struct {
+	ctx  context.Context
+	b    backend.Backend
+	name string
+}
+
+// ReadAt implements io.ReaderAt, but for an object that is too short it reads nothing.
+func (o *objectReader) ReadAt(p []byte, off int64) (int, error) {
+	data, err := o.b.Get(o.ctx, o.name, off, int64(len(p)), nil)
+	if err != nil {
+		return 0, err
+	}
+	return copy(p, data), nil
+}
+
+// listPacks lists the stored packs.
+func (r *Repo) listPacks(ctx context.Context) (map[pack.ID]backend.Info, error) {
+	packs := map[pack.ID]backend.Info{}
+	for info, err := range r.backend.List(ctx, packsPrefix) {
+		if err != nil {
+			return nil, err
+		}
+		if id, ok := parsePackName(info.Name); ok {
+			packs[id] = info
+		}
+	}
+	return packs, nil
 }
 
 // openSegment reads a segment, from the cache if it is there. Damage is no error but a result.
@@ -182,7 +296,7 @@ func (r *Repo) reading(ctx context.Context) (*view, error) {
 		return nil, fmt.Errorf("repo: %w", fs.ErrClosed)
 	}
 	if r.view == nil {
-		v, err := r.loadView(ctx)
+		v, err := r.look(ctx, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -191,18 +305,59 @@ func (r *Repo) reading(ctx context.Context) (*view, error) {
 	return r.view, nil
 }
 
-// renewed returns a view that is newer than old, in which something was missing; old itself when it is too young to be out of date again.
+// rescan is how long the search for packs that no segment names is good for: it lists all packs.
+const rescan = time.Minute
+
+// renewed returns a view that may have what old lacks: with a newer index if there is one, else one that also knows what is in packs that no
+// segment names. It returns old when there is nothing more to be found.
 func (r *Repo) renewed(ctx context.Context, old *view) (*view, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.view != old && r.view != nil || old.again && time.Since(old.loaded) < 5*time.Second {
+	if r.closed {
+		return nil, fmt.Errorf("repo: %w", fs.ErrClosed)
+	}
+	if r.view != nil && r.view != old {
 		return r.view, nil
 	}
-	v, err := r.loadView(ctx)
+	listed, err := listNames(ctx, r.backend, indexPrefix)
 	if err != nil {
 		return nil, err
 	}
-	v.again = true
+	if r.view == nil || !slices.Equal(listed, old.listed) {
+		v, err := r.look(ctx, nil)
+		if err != nil {
+			return nil, err
+		}
+		r.view = v
+		return v, nil
+	}
+	if time.Since(old.scanned) < rescan {
+		return old, nil
+	}
+	packs, err := r.listPacks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	strays, err := old.strays(ctx, packs)
+	if err != nil {
+		return nil, err
+	}
+	v, use := old, false
+	for i := range strays {
+		use = use || strays[i].err == nil
+	}
+	if use {
+		if v, err = r.look(ctx, strays); err != nil {
+			return nil, err
+		}
+		r.opts.Logger.Warn("something is not indexed: packs that no segment names are searched too; a check tells more", "packs", len(strays))
+	}
+	v.scanned, v.later = time.Now(), nil
+	for i := range strays {
+		if _, ok := errors.AsType[*pack.VersionError](strays[i].err); ok {
+			v.later = strays[i].err
+		}
+	}
 	r.view = v
 	return v, nil
 }
@@ -214,23 +369,37 @@ func (r *Repo) outdated() {
 	r.view = nil
 }
 
-// blob returns a blob, verified. Where a pack or the index has changed since the view was loaded, it looks again. The caller does not modify the result.
+// blob returns a blob, verified. Where it cannot be had, the view may be out of date, or its segment lost: it looks again, and in the end in packs that no
+// segment names. The caller does not modify the result.
 func (r *Repo) blob(ctx context.Context, id pack.ID, kind uint8) ([]byte, error) {
 	v, err := r.reading(ctx)
 	if err != nil {
 		return nil, err
 	}
-	data, err := v.blob(ctx, id, kind)
-	if err != nil && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNotIndexed)) {
+	const tries = 5
+	for try := 1; ; try++ {
+		data, err := v.blob(ctx, id, kind)
+		if _, ok := errors.AsType[*DamageError](err); !ok || try == tries {
+			return data, err
+		}
 		w, rerr := r.renewed(ctx, v)
 		if rerr != nil {
 			return nil, rerr
 		}
-		if w != v {
-			return w.blob(ctx, id, kind)
+		if w == v {
+			if later := r.laterPack(v); later != nil && errors.Is(err, errNotIndexed) {
+				err = later
+			}
+			return nil, err
 		}
+		v = w
 	}
-	return data, err
+}
+
+func (r *Repo) laterPack(v *view) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return v.later
 }
 
 // node is tree.Load over the Repo.
@@ -304,8 +473,8 @@ func (v *view) frame(ctx context.Context, n uint32, ch *chain) ([]byte, error) {
 			case <-ctx.Done():
 				return nil, ctx.Err()
 			}
-			// Whoever read it may have been cancelled; this caller was not.
-			if f.err != nil && errors.Is(f.err, context.Canceled) && ctx.Err() == nil {
+			// Whoever read it may have been cancelled, or have come to it through too long a chain of frames; this caller was not.
+			if f.err != nil && ctx.Err() == nil && (errors.Is(f.err, context.Canceled) || errors.Is(f.err, context.DeadlineExceeded) || errors.Is(f.err, errChain)) {
 				continue
 			}
 			return f.data, f.err
@@ -348,10 +517,10 @@ func (v *view) forget(n uint32) {
 func (v *view) readFrame(ctx context.Context, n uint32, ch *chain) ([]byte, error) {
 	f := v.x.Frame(n)
 	if ch.frames++; ch.frames > pack.MaxChainFrames {
-		return nil, v.damage(n, fmt.Errorf("more than %d frames through all bases", pack.MaxChainFrames))
+		return nil, v.damage(n, fmt.Errorf("%w: %d frames", errChain, pack.MaxChainFrames))
 	}
 	if ch.plain += int(f.Plain); ch.plain > pack.MaxChainPlain {
-		return nil, v.damage(n, fmt.Errorf("more than %d bytes through all bases", pack.MaxChainPlain))
+		return nil, v.damage(n, fmt.Errorf("%w: %d bytes", errChain, pack.MaxChainPlain))
 	}
 	key, err := v.key(n)
 	if err != nil {

@@ -3,6 +3,8 @@ package walk
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -35,11 +37,12 @@ func (b Bitmap) Set(i uint32) bool {
 	return old&bit == 0
 }
 
-// Missing is a blob that is needed and of which the index knows no copy, or a tree node that cannot be read.
+// Missing is a blob that is needed, or a base that a copy of one is compressed with, of which the index knows no copy; a chunk of which it knows none of the
+// length that its list says; or a tree node that cannot be read.
 type Missing struct {
 	ID   pack.ID
 	Kind uint8
-	Err  error // why a node cannot be read; nil for a blob that is not in the index
+	Err  error // why a node cannot be read, or tree.ErrDamaged for a chunk; nil for what is not in the index
 }
 
 // Result is what a walk found.
@@ -55,7 +58,7 @@ func Run(ctx context.Context, x *index.Index, load tree.Load, roots []pack.ID, w
 	w := &walker{x: x, load: load, res: &Result{Needed: NewBitmap(x.Len())}, frames: NewBitmap(x.Frames()), nodes: NewBitmap(x.Len()), missing: map[pack.ID]bool{}}
 	w.cond = sync.NewCond(&w.mu)
 	for _, id := range roots {
-		w.need(id, Tree)
+		w.need(id, Tree, 0)
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, func() {
@@ -114,7 +117,7 @@ func (w *walker) work(ctx context.Context) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			w.res.Missing = append(w.res.Missing, Missing{ID: id, Kind: Tree, Err: err})
+			w.miss(id, Tree, err)
 		} else {
 			w.follow(n)
 		}
@@ -135,10 +138,10 @@ func (w *walker) follow(n *tree.Node) {
 	entry := func(e *tree.Entry) {
 		w.pieces(e.Inline)
 		if len(e.List) > 0 {
-			w.need(pack.ID(e.List), Tree)
+			w.need(pack.ID(e.List), Tree, 0)
 		}
 		if len(e.Folder) > 0 {
-			w.need(pack.ID(e.Folder), Tree)
+			w.need(pack.ID(e.Folder), Tree, 0)
 		}
 	}
 	for i := range n.Entries {
@@ -149,27 +152,27 @@ func (w *walker) follow(n *tree.Node) {
 	}
 	w.pieces(n.Pieces)
 	for i := range n.Children {
-		w.need(n.Children[i].ID, Tree)
+		w.need(n.Children[i].ID, Tree, 0)
 	}
 }
 
 func (w *walker) pieces(ps []tree.Piece) {
 	for i := range ps {
 		if !ps[i].Hole() {
-			w.need(pack.ID(ps[i].ID), Content)
+			w.need(pack.ID(ps[i].ID), Content, ps[i].Length)
 		}
 	}
 }
 
-// need marks all copies of a blob and what they need, and puts a node that was not walked on the stack. w.mu is held.
-func (w *walker) need(id pack.ID, kind uint8) {
+// need marks all copies of a blob and what they need, and puts a node that was not walked on the stack. A length of 0 is any. w.mu is held.
+func (w *walker) need(id pack.ID, kind uint8, length uint64) {
 	w.copies = w.x.Find(w.copies[:0], id, kind)
 	if len(w.copies) == 0 {
-		if !w.missing[id] {
-			w.missing[id] = true
-			w.res.Missing = append(w.res.Missing, Missing{ID: id, Kind: kind})
-		}
+		w.miss(id, kind, nil)
 		return
+	}
+	if length != 0 && !slices.ContainsFunc(w.copies, func(c index.Copy) bool { return uint64(c.Length) == length }) {
+		w.miss(id, kind, fmt.Errorf("%w: no copy of a chunk is as long as its list says", tree.ErrDamaged))
 	}
 	// The first copy stands for the blob: a node that was only marked as somebody's base is yet to be walked.
 	if kind == Tree && w.nodes.Set(w.copies[0].Ordinal) {
@@ -179,8 +182,18 @@ func (w *walker) need(id pack.ID, kind uint8) {
 	for len(w.bases) > 0 {
 		base := w.bases[len(w.bases)-1]
 		w.bases = w.bases[:len(w.bases)-1]
-		w.copies = w.x.Find(w.copies[:0], base, kind)
+		if w.copies = w.x.Find(w.copies[:0], base, kind); len(w.copies) == 0 {
+			w.miss(base, kind, nil)
+		}
 		w.mark()
+	}
+}
+
+// miss notes what is missing, once. w.mu is held.
+func (w *walker) miss(id pack.ID, kind uint8, err error) {
+	if !w.missing[id] {
+		w.missing[id] = true
+		w.res.Missing = append(w.res.Missing, Missing{ID: id, Kind: kind, Err: err})
 	}
 }
 

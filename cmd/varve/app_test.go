@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/varvebackup/varve/crypt"
 )
@@ -176,6 +177,31 @@ func TestCancelInput(t *testing.T) {
 	s.run(t, 0, "snapshots")
 	if s.out.Len() != 0 {
 		t.Error(s.out.String())
+	}
+}
+
+func TestCacheFolder(t *testing.T) {
+	s := newShell(t)
+	s.run(t, 0, "init")
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.run(t, 1, "snapshots", "--cache", file)
+	if !strings.Contains(s.err.String(), "--no-cache") {
+		t.Error(s.err.String())
+	}
+	s.run(t, 0, "snapshots", "--cache", file, "--no-cache")
+}
+
+func TestClock(t *testing.T) {
+	for d, want := range map[time.Duration]string{0: "0:00", 61 * time.Second: "1:01", 10*time.Hour + 2*time.Minute: "10:02:00"} {
+		if got := clock(d); got != want {
+			t.Errorf("clock(%v) = %s", d, got)
+		}
+	}
+	if got, want := share(1<<20, 4<<20, time.Minute), "1.0 MiB of 4.0 MiB (25 %), 3:00 left"; got != want {
+		t.Errorf("share: %s", got)
 	}
 }
 

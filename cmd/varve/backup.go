@@ -38,30 +38,43 @@ func (a *app) backupCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "backup SERIES [AS=]SOURCE...",
 		Short: "Make a snapshot",
-		Long: `Make a snapshot of one or more sources in a series, such as "shop" or "shop/web-1".
+		Long: `Make a snapshot of one or more sources in a series, such as "shop" or
+"shop/web-1".
 
 SOURCE is
-  a folder         with all that is in it; links, devices and the like are recorded, never followed or opened
+  a folder         with all that is in it; links, devices and the like are
+                   recorded, never followed or opened
   a file           by itself
   -                what comes from standard input
-  exec:COMMAND     what COMMAND prints, run by the shell; if it fails, there is no snapshot. The shell knows the status of the last program of a
-                   pipeline only: in "exec:pg_dump shop | sed ..." a dump that fails goes unnoticed, unless you write "exec:set -o pipefail; ..."
+  exec:COMMAND     what COMMAND prints, run by the shell; if it fails, there is
+                   no snapshot. The shell knows the status of the last program
+                   of a pipeline only: a dump that fails goes unnoticed in
+                   "exec:pg_dump shop | sed ...", unless the shell knows
+                   "set -o pipefail" and the command begins with that
 
-AS is the name that the source gets in the snapshot. Without it, the content of a folder that is the only source is the snapshot's root; anything else
-gets its base name, standard input the name "stdin", and a command the base name of its program. What stands before the first '=' of an argument is
-AS unless there is a slash in it, so a path with a '=' is written ./a=b. What begins with exec: has no AS.
+AS is the name that the source gets in the snapshot. Without it, the content of
+a folder that is the only source is the snapshot's root; anything else gets its
+base name, standard input the name "stdin", and a command the base name of its
+program. What stands before the first '=' of an argument is AS unless there is a
+slash in it, so a path with a '=' is written ./a=b. An argument that begins with
+exec: is a command without AS, whatever '=' there is in it.
 
-To name a command, write db.sql=exec:"pg_dump shop". Commands and standard input are read first, then the files.
+Commands and standard input are read first, then the files.
 
---exclude takes a line of a .gitignore file in the root of each folder: "*.tmp", "/cache/", "!keep.tmp".
+--exclude takes a line of a .gitignore file in the root of each folder: "*.tmp",
+"/cache/", "!keep.tmp".
 
-A file that cannot be read, vanishes or changes meanwhile does not stop the backup: it is listed on standard error and in the snapshot, and the exit status is 3.
+A file that cannot be read, vanishes or changes meanwhile does not stop the
+backup: it is listed on standard error and in the snapshot, and the exit status
+is 3.
 
   pg_dump shop | varve backup shop db.sql=- uploads=/srv/shop/uploads
   varve backup shop db.sql="exec:pg_dump shop" uploads=/srv/shop/uploads --exclude '/cache/'
 
-JSON: {snapshot: SNAPSHOT, made, seconds, unread: [{path, error}]}; SNAPSHOT is described at "varve snapshots". made is false if --min-age found that snapshot
-recent enough. unread holds at most 10,000 entries; snapshot.unread is their number.`,
+JSON: {snapshot: SNAPSHOT, made, seconds, unread: [{path, error}]}; SNAPSHOT is
+described at "varve snapshots". made is false if --min-age found that snapshot
+recent enough. unread holds at most 10,000 entries; snapshot.unread is their
+number.`,
 		Args: arguments(2, -1),
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(args) == 0 {

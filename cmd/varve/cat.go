@@ -13,8 +13,9 @@ func (a *app) catCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "cat SNAP:PATH",
 		Short: "Print a file of a snapshot",
-		Long: `Print the content of a file of a snapshot. Every byte is checked before it is printed, but what is damaged further on shows only there: trust the output if the exit
-status is 0.
+		Long: `Print the content of a file of a snapshot. Every byte is checked before it is
+printed, but what is damaged further on shows only there: trust the output if
+the exit status is 0.
 
 JSON: none on standard output, which gets the file as it is.`,
 		Args:              arguments(1, 1),

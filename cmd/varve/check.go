@@ -38,13 +38,19 @@ func (a *app) checkCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Check that all snapshots can be restored",
-		Long: `Check that everything that the snapshots need is there and fits together. With --read-data, read all stored data as well; with --read-data=n/N, the nth of N parts of it:
-seven nights of 1/7 to 7/7 read everything once a week.
+		Long: `Check that everything that the snapshots need is there and fits together. With
+--read-data, read all stored data as well; with --read-data=n/N, the nth of N
+parts of it: seven nights of 1/7 to 7/7 read everything once a week.
 
-Each finding names the object that is wrong, the snapshots that it hurts and the paths in them that cannot be restored. The exit status is 1 if something is hurt.
+Each finding names the object that is wrong, the snapshots that it hurts and the
+paths in them that cannot be restored. The exit status is 1 if something is
+hurt.
 
-JSON: {sound, snapshots, segments, packs, blobs, packs_read, bytes_read, seconds, findings: [{object, error, harmless, snapshots, paths, more_paths}]}. snapshots of a finding are
-ids; its paths are "ID:PATH", at most 1,000, and more_paths is the number of others. A harmless one, such as a second copy that is damaged, hurts nothing.`,
+JSON: {sound, snapshots, segments, packs, blobs, packs_read, bytes_read,
+seconds, findings: [{object, error, harmless, snapshots, paths, more_paths}]}.
+snapshots of a finding are ids; its paths are "ID:PATH", at most 1,000, and
+more_paths is the number of others. A harmless one, such as a second copy that
+is damaged, hurts nothing.`,
 		Args:              arguments(0, 0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -55,7 +61,7 @@ ids; its paths are "ID:PATH", at most 1,000, and more_paths is the number of oth
 			return a.check(cmd.Context(), o)
 		},
 	}
-	cmd.Flags().StringVar(&readData, "read-data", "", "read all data, or part n of N")
+	cmd.Flags().StringVar(&readData, "read-data", "", "read all data, or part `n/N` of it")
 	cmd.Flags().Lookup("read-data").NoOptDefVal = "all"
 	return cmd
 }

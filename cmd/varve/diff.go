@@ -28,8 +28,9 @@ func (a *app) diffCmd() *cobra.Command {
   U  its mode, times, owner or other metadata are others
 The exit status is 0 whether or not something changed.
 
-JSON: {changes: [{path, change, before: ENTRY, after: ENTRY}]}. change is added, removed, content or metadata; what was added has no before, what was removed no after.
-ENTRY is described at "varve ls", but has no target.`,
+JSON: {changes: [{path, change, before: ENTRY, after: ENTRY}]}. change is added,
+removed, content or metadata; what was added has no before, what was removed no
+after. ENTRY is described at "varve ls", but has no target.`,
 		Args:              arguments(2, 2),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.diff(cmd.Context(), args[0], args[1]) },

@@ -30,11 +30,14 @@ func systemEnv() env {
 		stderr: os.Stderr,
 		getenv: os.Getenv,
 		width: func() int {
-			w, _, err := term.GetSize(int(os.Stderr.Fd()))
-			if err != nil {
+			fd := int(os.Stderr.Fd())
+			if !term.IsTerminal(fd) {
 				return 0
 			}
-			return w
+			if w, _, err := term.GetSize(fd); err == nil && w > 0 {
+				return w
+			}
+			return 80
 		},
 		ask: askTerminal,
 	}

@@ -76,6 +76,7 @@ func (a *app) sentence(err error) string {
 	if s, ok := errors.AsType[*stepError](err); ok && is(fs.ErrNotExist) && !damaged {
 		return missing(s)
 	}
+	pe, hasPath := errors.AsType[*fs.PathError](err)
 	hint := ""
 	switch {
 	case is(context.Canceled):
@@ -96,8 +97,10 @@ func (a *app) sentence(err error) string {
 		hint = "a newer varve wrote it, so update this one"
 	case damaged, is(crypt.ErrDamaged):
 		hint = "\"varve check\" lists all that is damaged and what it hurts"
+	case hasPath && a.cache != "" && strings.HasPrefix(pe.Path, a.cache):
+		hint = "give another folder by --cache or VARVE_CACHE, or --no-cache"
 	case is(syscall.ENOSPC), is(syscall.EDQUOT):
-		hint = "the disk is full, and what was there before is as it was; free some space and try again"
+		hint = "the disk is full; free some space and run this again"
 	case is(syscall.EROFS):
 		hint = "the disk can only be read; mount it for writing"
 	case is(fs.ErrPermission):

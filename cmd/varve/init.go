@@ -20,7 +20,8 @@ func (a *app) initCmd() *cobra.Command {
 		Short: "Make a repository",
 		Long: `Make a repository in an empty folder, or one that is not there yet.
 
-The secret opens it as its owner. A recovery key is printed, once: it opens the repository as well, on the day on which the secret is lost.
+The secret opens it as its owner. A recovery key is printed, once: it opens the
+repository as well, on the day on which the secret is lost.
 
 JSON: {repository, recovery_key}; repository is its id.`,
 		Args:              arguments(0, 0),

@@ -52,8 +52,8 @@ func (a *app) keyCmd() *cobra.Command {
 	return cmd
 }
 
-const slotHelp = `{id, role, kind, label, created, current}.
-kind is passphrase or key; current: this one was used. Of a slot that is damaged there are only id and error.`
+const slotHelp = `{id, role, kind, label, created, current}. kind is passphrase or key; current:
+this one was used. Of a slot that is damaged there are only id and error.`
 
 func (a *app) keyListCmd() *cobra.Command {
 	return &cobra.Command{
@@ -62,7 +62,7 @@ func (a *app) keyListCmd() *cobra.Command {
 		Long: `List the slots. A star marks the one that was used.
 
 JSON: {slots: [SLOT]}, where SLOT is
-  ` + slotHelp,
+` + slotHelp,
 		Args:              arguments(0, 0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return a.keyList(cmd.Context()) },
@@ -112,10 +112,13 @@ func (a *app) keyAddCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "add --role writer|maintainer|owner",
 		Short: "Add a slot",
-		Long: `Add a slot, which an owner may do. The new secret is a passphrase, from the file that --new-passphrase-file names or else asked for on the terminal, twice; with --generate it
-is a new random key, which is printed, once, and goes where VARVE_KEY or VARVE_KEY_FILE finds it.
+		Long: `Add a slot, which an owner may do. The new secret is a passphrase, from the file
+that --new-passphrase-file names or else asked for on the terminal, twice; with
+--generate it is a new random key, which is printed, once, and goes where
+VARVE_KEY or VARVE_KEY_FILE finds it.
 
-JSON: {slot: SLOT, key}; SLOT is described at "varve key list", and there is a key with --generate only.`,
+JSON: {slot: SLOT, key}; SLOT is described at "varve key list", and there is a
+key with --generate only.`,
 		Args:              arguments(0, 0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return a.keyAdd(cmd.Context(), &f) },
@@ -188,9 +191,11 @@ func (a *app) keyRemoveCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "remove ID",
 		Short: "Remove a slot",
-		Long: `Remove the slot whose id begins with ID, which an owner may do. The slot in use and the last owner's slot stay.
+		Long: `Remove the slot whose id begins with ID, which an owner may do. The slot in use
+and the last owner's slot stay.
 
-Whoever unlocked it once may have kept what was in it: against a thief, removing a slot is no help.
+Whoever unlocked it once may have kept what was in it: against a thief, removing
+a slot is no help.
 
 JSON: {removed}, the slot's id.`,
 		Args:              arguments(1, 1),

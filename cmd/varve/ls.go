@@ -27,8 +27,10 @@ type entryJSON struct {
 	Target  string    `json:"target,omitempty"`
 }
 
-const entryHelp = `{path, type, mode, size, mod_time, uid, gid, user, group, target}.
-A path is written as in SNAP:PATH. type is file, folder, link, pipe, socket, block_device, char_device or other; mode is octal, as in "0644"; what is unknown of the last six is left out.`
+const entryHelp = `{path, type, mode, size, mod_time, uid, gid, user, group, target}. A path is
+written as in SNAP:PATH. type is file, folder, link, pipe, socket, block_device,
+char_device or other; mode is octal, as in "0644"; what is unknown of the last
+six is left out.`
 
 func entryOf(path string, info fs.FileInfo, target string) *entryJSON {
 	e := &entryJSON{Path: path, Type: typeName(info.Mode()), Mode: fmt.Sprintf("%04o", unixMode(info.Mode())), Size: info.Size(), ModTime: info.ModTime().UTC(), Target: repo.Escape(target)}
@@ -76,10 +78,11 @@ func (a *app) lsCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ls SNAP[:PATH]",
 		Short: "List what is in a snapshot",
-		Long: `List a folder of a snapshot, or one entry, by paths from the snapshot's root. Folders end in a slash.
+		Long: `List a folder of a snapshot, or one entry, by paths from the snapshot's root.
+Folders end in a slash.
 
 JSON: {entries: [ENTRY]}, where ENTRY is
-  ` + entryHelp,
+` + entryHelp,
 		Args:              arguments(1, 1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {

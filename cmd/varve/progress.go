@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -71,6 +70,8 @@ func share(done, total int64, elapsed time.Duration) string {
 // clock is h:mm:ss, or m:ss.
 func clock(d time.Duration) string {
 	s := int(d.Seconds())
-	text := fmt.Sprintf("%d:%02d:%02d", s/3600, s/60%60, s%60)
-	return strings.TrimPrefix(strings.TrimPrefix(text, "0:0"), "0:")
+	if s < 3600 {
+		return fmt.Sprintf("%d:%02d", s/60, s%60)
+	}
+	return fmt.Sprintf("%d:%02d:%02d", s/3600, s/60%60, s%60)
 }

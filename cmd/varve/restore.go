@@ -36,18 +36,23 @@ func (a *app) restoreCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "restore SNAP[:PATH] DIR",
 		Short: "Get back a snapshot, or a part of it",
-		Long: `Write what is in a snapshot, or in one folder of it, into the folder DIR, which is made if it is missing. A PATH that is a file is written into DIR under its own name.
-Nothing outside of DIR is ever written.
+		Long: `Write what is in a snapshot, or in one folder of it, into the folder DIR, which
+is made if it is missing. A PATH that is a file is written into DIR under its
+own name. Nothing outside of DIR is ever written.
 
 --overwrite says what happens to what is in DIR already:
   never          it is kept as it is
-  if-different   files of another size or modification time are replaced; an interrupted restore goes on so
+  if-different   files of another size or modification time are replaced; an
+                 interrupted restore goes on so
   always         all is replaced
 
-Owners are set when varve runs as root, unless --no-owner is given. What cannot be restored is listed, the rest is restored, and the exit status is 1.
+Owners are set when varve runs as root, unless --no-owner is given. What cannot
+be restored is listed, the rest is restored, and the exit status is 1.
 
-JSON: {snapshot, files, folders, others, kept, bytes, bytes_fetched, seconds, failed: [{path, error}], more_failed}. snapshot is its id, kept counts entries that were
-there and stayed, and failed holds at most 10,000 entries; more_failed is the number of others.`,
+JSON: {snapshot, files, folders, others, kept, bytes, bytes_fetched, seconds,
+failed: [{path, error}], more_failed}. snapshot is its id, kept counts entries
+that were there and stayed, and failed holds at most 10,000 entries; more_failed
+is the number of others.`,
 		Args: arguments(2, 2),
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(args) == 1 {

@@ -52,17 +52,24 @@ func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "varve",
 		Short: "Encrypted, deduplicated backups of a web application",
-		Long: `varve backs up folders, files, streams and the output of commands as encrypted, deduplicated snapshots, and gets them back.
+		Long: `varve backs up folders, files, streams and the output of commands as encrypted,
+deduplicated snapshots, and gets them back.
 
-The repository is named by --repo or VARVE_REPO: a path, or file:///path. Its secret comes from one of VARVE_PASSPHRASE, VARVE_PASSPHRASE_FILE,
-VARVE_KEY and VARVE_KEY_FILE (of a file, all but the newline at its end), else varve asks on the terminal; there, a key is understood as well.
+The repository is named by --repo or VARVE_REPO: a path, or file:///path. Its
+secret comes from one of VARVE_PASSPHRASE, VARVE_PASSPHRASE_FILE, VARVE_KEY and
+VARVE_KEY_FILE (of a file, all but the newline at its end), else varve asks on
+the terminal; there, a key is understood as well.
 
-SNAP names a snapshot: shop@latest, shop@2026-11-20 (the newest of that day), shop@20261120T0315 (the newest whose id begins so), or the start of an id.
-SNAP:PATH names what is in it. Paths are written as "varve ls" prints them: \xHH is a byte that is no readable text, and a backslash is doubled.
+SNAP names a snapshot: shop@latest, shop@2026-11-20 (the newest of that day),
+shop@20261120T0315 (the newest whose id begins so), or the start of an id.
+SNAP:PATH names what is in it. Paths are written as "varve ls" prints them: \xHH
+is a byte that is no readable text, and a backslash is doubled.
 
-With --json, each command prints one JSON document on standard output; its help says which. An error is {"error": "..."} on standard error.
+With --json, each command prints one JSON document on standard output; its help
+says which. An error is {"error": "..."} on standard error.
 
-Exit status: 0 done, 1 failed, 3 a snapshot was made, but some files could not be read whole (they are listed on standard error).`,
+Exit status: 0 done, 1 failed, 3 a snapshot was made, but some files could not
+be read whole (they are listed on standard error).`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          noSuchCommand,
@@ -140,23 +147,21 @@ func (a *app) open(ctx context.Context) (*repo.Repo, error) {
 }
 
 func (a *app) options() *repo.Options {
-	o := &repo.Options{}
-	switch {
-	case a.noCache:
-	case a.cache != "":
-		o.Cache = a.cache
-	case a.getenv("VARVE_CACHE") != "":
-		o.Cache = a.getenv("VARVE_CACHE")
-	default:
+	if a.cache == "" {
+		a.cache = a.getenv("VARVE_CACHE")
+	}
+	if a.noCache {
+		a.cache = ""
+	} else if a.cache == "" {
 		dir, err := os.UserCacheDir()
 		if err != nil {
 			// As in a cron job without HOME. All works, but slower.
 			a.warn(fmt.Sprintf("there is no cache folder, so all files are read: %v; give --cache or VARVE_CACHE, or --no-cache if that is as it should be", err))
-			break
+		} else {
+			a.cache = filepath.Join(dir, "varve")
 		}
-		o.Cache = filepath.Join(dir, "varve")
 	}
-	return o
+	return &repo.Options{Cache: a.cache}
 }
 
 // lookup finds the snapshot that a person names.

@@ -51,12 +51,16 @@ func (a *app) snapshotsCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "snapshots [SERIES]",
 		Short: "List snapshots",
-		Long: `List the snapshots of a series, or all, oldest first. The ids are cut to what tells them apart; any command takes them so.
+		Long: `List the snapshots of a series, or all, oldest first. The ids are cut to what
+tells them apart; any command takes them so.
 
 JSON: {snapshots: [SNAPSHOT]}, where SNAPSHOT is
-  {id, series, time, end, host, tags: {KEY: VALUE}, parent, version, incomplete, files, folders, others, bytes, bytes_read, bytes_new, bytes_stored, unread}.
-Times are RFC 3339 in UTC. parent is the id of the snapshot before, or "". incomplete: something could not be read whole; unread counts that. bytes are
-those of the content, bytes_read those of it that were read, bytes_new those of it that the repository did not have, and bytes_stored is what that took there.`,
+  {id, series, time, end, host, tags: {KEY: VALUE}, parent, version, incomplete,
+   files, folders, others, bytes, bytes_read, bytes_new, bytes_stored, unread}.
+Times are RFC 3339 in UTC. parent is the id of the snapshot before, or "".
+incomplete: something could not be read whole; unread counts that. bytes are
+those of the content, bytes_read those of it that were read, bytes_new those of
+it that the repository did not have, and bytes_stored is what that took there.`,
 		Args:              arguments(0, 1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {

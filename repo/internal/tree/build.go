@@ -5,8 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
-
-	"github.com/fxamacker/cbor/v2"
+	"strings"
 
 	"github.com/varvebackup/varve/pack"
 )
@@ -25,81 +24,124 @@ const (
 // items are the encoded items of the node that is being filled at one level.
 type items struct {
 	buf   bytes.Buffer
-	ends  []int
+	n     int
 	first []byte // name of the first
 	count uint64 // entries, or bytes, below
-	last  []byte // name of the last
+	full  bool   // the next item begins another node
 }
 
-func (it *items) add(v any) error {
-	if err := enc.MarshalToBuffer(v, &it.buf); err != nil {
-		return err
-	}
-	it.ends = append(it.ends, it.buf.Len())
-	return nil
-}
-
-func (it *items) raw() []cbor.RawMessage {
-	r := make([]cbor.RawMessage, len(it.ends))
-	start := 0
-	for i, end := range it.ends {
-		r[i] = it.buf.Bytes()[start:end]
-		start = end
-	}
-	return r
+func (it *items) add(item []byte, count uint64) {
+	it.buf.Write(item)
+	it.n++
+	it.count += count
 }
 
 func (it *items) reset() {
 	it.buf.Reset()
-	it.ends, it.count = it.ends[:0], 0
+	it.n, it.count, it.full = 0, 0, false
 }
 
-type leafNode struct {
-	_     struct{} `cbor:",toarray"`
-	Type  uint
-	Items []cbor.RawMessage
+// builder is what folders and contents have in common. Of each level it holds the node that is being filled. A full one is stored when the next
+// item comes, not before: a level above begins with the second node of a level, and so the last node of the top level is the root.
+type builder struct {
+	store       Store
+	leaf, index uint8 // types of nodes
+	levels      []*items
+	item        bytes.Buffer // an encoded child
+	node        []byte
+	// up adds the node below of the given id to a level.
+	up func(level int, below *items, id pack.ID) error
 }
 
-type indexNode struct {
-	_     struct{} `cbor:",toarray"`
-	Type  uint
-	Level uint
-	Items []cbor.RawMessage
-}
-
-// put stores the node of the given level and empties it.
-func (it *items) put(store Store, leaf, index uint, level int) (pack.ID, error) {
-	var v any = leafNode{Type: leaf, Items: it.raw()}
-	if level > 0 {
-		v = indexNode{Type: index, Level: uint(level), Items: it.raw()}
+// room returns the node of a level that takes the next item.
+func (b *builder) room(level int) (*items, error) {
+	if level > maxLevel {
+		return nil, fmt.Errorf("a tree of more than %d levels", maxLevel)
 	}
-	b, err := enc.Marshal(v)
+	if level == len(b.levels) {
+		b.levels = append(b.levels, &items{})
+	}
+	it := b.levels[level]
+	if it.full {
+		if err := b.end(level); err != nil {
+			return nil, err
+		}
+	}
+	return it, nil
+}
+
+// encode returns the encoding of v in the memory of buf.
+func encode(buf *bytes.Buffer, v any) ([]byte, error) {
+	buf.Reset()
+	err := enc.MarshalToBuffer(v, buf)
+	return buf.Bytes(), err
+}
+
+// end stores the node of a level and adds it to the level above.
+func (b *builder) end(level int) error {
+	it := b.levels[level]
+	id, err := b.put(level)
 	if err != nil {
-		return pack.ID{}, err
+		return err
 	}
-	if len(b) > MaxNode {
-		return pack.ID{}, fmt.Errorf("a tree node of %d bytes", len(b))
+	if err := b.up(level+1, it, id); err != nil {
+		return err
 	}
-	id, err := store(b)
 	it.reset()
-	return id, err
+	return nil
+}
+
+// put stores the node of a level.
+func (b *builder) put(level int) (pack.ID, error) {
+	it := b.levels[level]
+	node := b.node[:0]
+	if level == 0 {
+		node = append(node, 0x82, b.leaf) // CBOR's head of an array of two
+	} else {
+		node = append(node, 0x83, b.index, uint8(level))
+	}
+	switch {
+	case it.n < 24:
+		node = append(node, 0x80|uint8(it.n))
+	case it.n < 256:
+		node = append(node, 0x98, uint8(it.n))
+	default: // at most maxItems
+		node = append(node, 0x99, uint8(it.n>>8), uint8(it.n))
+	}
+	if b.node = append(node, it.buf.Bytes()...); len(b.node) > MaxNode {
+		return pack.ID{}, fmt.Errorf("a tree node of %d bytes", len(b.node))
+	}
+	return b.store(b.node)
+}
+
+// finish stores what is left, from below, and returns the id of the node at the top.
+func (b *builder) finish() (pack.ID, error) {
+	for l := 0; l+1 < len(b.levels); l++ {
+		if err := b.end(l); err != nil {
+			return pack.ID{}, err
+		}
+	}
+	return b.put(len(b.levels) - 1)
 }
 
 // A Folder builds the nodes of one folder.
 type Folder struct {
-	store  Store
-	split  Split
-	levels []*items
-	last   []byte
-	any    bool
+	b     builder
+	split Split
+	entry bytes.Buffer // the encoded entry
+	last  []byte
+	any   bool
 }
 
 // NewFolder begins a folder.
 func NewFolder(store Store, split Split) *Folder {
-	return &Folder{store: store, split: split, levels: []*items{{}}}
+	f := &Folder{split: split, b: builder{store: store, leaf: TypeEntries, index: TypeEntryTree, levels: []*items{{}}}}
+	f.b.up = f.up
+	return f
 }
 
-// Add appends an entry. Entries come in ascending order of their names; another order, and an entry that is too large, is an error.
+// Add appends an entry. Entries come in ascending order of their names; another order, and an entry that is too large or that a reader would refuse, is an error.
+// It leaves the Folder as it was, but an error of the Store does not.
 func (f *Folder) Add(e *Entry) error {
 	if err := e.check(false); err != nil {
 		return err
@@ -107,85 +149,49 @@ func (f *Folder) Add(e *Entry) error {
 	if f.any && bytes.Compare(f.last, e.Name) >= 0 {
 		return fmt.Errorf("the entry %q comes after %q", e.Name, f.last)
 	}
-	it := f.levels[0]
-	before := it.buf.Len()
-	if err := it.add(e); err != nil {
-		return err
-	}
-	if n := it.buf.Len() - before; n > MaxEntry {
-		it.buf.Truncate(before)
-		it.ends = it.ends[:len(it.ends)-1]
-		return fmt.Errorf("the entry %.100q has %d bytes, at most %d are possible", e.Name, n, MaxEntry)
-	}
-	f.any, f.last = true, append(f.last[:0], e.Name...)
-	if len(it.ends) == 1 {
-		it.first = append(it.first[:0], e.Name...)
-	}
-	it.count++
-	if len(it.ends) >= maxItems || it.buf.Len() >= maxBytes || f.split(0, e.Name) < entryHit {
-		return f.end(0)
-	}
-	return nil
-}
-
-// end closes the node at a level and puts it into the one above.
-func (f *Folder) end(level int) error {
-	it := f.levels[level]
-	c := child{First: append([]byte(nil), it.first...), Count: it.count}
-	id, err := it.put(f.store, TypeEntries, TypeEntryTree, level)
+	item, err := encode(&f.entry, e)
 	if err != nil {
 		return err
 	}
-	c.ID = id[:]
-	if level+1 == len(f.levels) {
-		if level+1 > maxLevel {
-			return fmt.Errorf("a folder with more than %d levels", maxLevel)
-		}
-		f.levels = append(f.levels, &items{})
+	if len(item) > MaxEntry {
+		return fmt.Errorf("the entry %.100q has %d bytes, at most %d are possible", e.Name, len(item), MaxEntry)
 	}
-	up := f.levels[level+1]
-	if err := up.add(c); err != nil {
+	it, err := f.b.room(0)
+	if err != nil {
 		return err
 	}
-	if len(up.ends) == 1 {
-		up.first = append(up.first[:0], c.First...)
+	f.any, f.last = true, append(f.last[:0], e.Name...)
+	f.add(0, it, item, e.Name, 1)
+	return nil
+}
+
+func (f *Folder) add(level int, it *items, item, first []byte, count uint64) {
+	if it.n == 0 {
+		it.first = append(it.first[:0], first...)
 	}
-	up.count += c.Count
-	up.last = append(up.last[:0], c.ID...)
-	if len(up.ends) >= maxItems || up.buf.Len() >= maxBytes || f.split(uint8(level+1), c.First) < entryHit {
-		return f.end(level + 1)
+	it.add(item, count)
+	it.full = it.n >= maxItems || it.buf.Len() >= maxBytes || f.split(uint8(level), first) < entryHit
+}
+
+func (f *Folder) up(level int, below *items, id pack.ID) error {
+	it, err := f.b.room(level)
+	if err != nil {
+		return err
 	}
+	item, err := encode(&f.b.item, &child{First: below.first, ID: id[:], Count: below.count})
+	if err != nil {
+		return err
+	}
+	f.add(level, it, item, below.first, below.count)
 	return nil
 }
 
 // Finish stores what is left and returns the root's id. The Folder is then done.
-func (f *Folder) Finish() (pack.ID, error) {
-	if !f.any {
-		return f.levels[0].put(f.store, TypeEntries, TypeEntryTree, 0)
-	}
-	return finish(&f.levels, f.end)
-}
-
-// finish closes all levels from below. A level that holds just one child, with nothing above it, is no node: the child is the root.
-func finish(levels *[]*items, end func(int) error) (pack.ID, error) {
-	for l := 0; ; l++ {
-		it := (*levels)[l]
-		if top := l+1 == len(*levels); top && l > 0 && len(it.ends) == 1 {
-			return pack.ID(it.last), nil
-		}
-		if len(it.ends) == 0 {
-			continue
-		}
-		if err := end(l); err != nil {
-			return pack.ID{}, err
-		}
-	}
-}
+func (f *Folder) Finish() (pack.ID, error) { return f.b.finish() }
 
 // A List builds the nodes of one content.
 type List struct {
-	store  Store
-	levels []*items
+	b      builder
 	inline []Piece // the whole content, while it is short
 	n      int
 	size   uint64
@@ -193,23 +199,33 @@ type List struct {
 }
 
 // NewList begins a content.
-func NewList(store Store) *List { return &List{store: store, levels: []*items{{}}} }
+func NewList(store Store) *List {
+	l := &List{b: builder{store: store, leaf: TypeList, index: TypeListTree, levels: []*items{{}}}}
+	l.b.up = func(level int, below *items, id pack.ID) error { return l.add(level, below.count, id[:]) }
+	return l
+}
 
 // Reset begins another content, in the same memory.
 func (l *List) Reset() {
-	for _, it := range l.levels {
+	for _, it := range l.b.levels {
 		it.reset()
 	}
-	l.levels, l.inline, l.n, l.size = l.levels[:1], nil, 0, 0
+	l.b.levels, l.inline, l.n, l.size = l.b.levels[:1], nil, 0, 0
 }
 
-// Add appends a piece; a hole has no id.
+// Add appends a piece; a hole has no id. It does not keep id. A piece that a reader would refuse is an error, and leaves the List as it was.
 func (l *List) Add(length uint64, id []byte) error {
-	if l.size += length; length == 0 || l.size > maxSize {
-		return fmt.Errorf("a content of %d bytes", l.size)
+	p := Piece{Length: length, ID: id}
+	if err := p.check(); err != nil {
+		return err
 	}
+	if l.size+length > maxSize {
+		return fmt.Errorf("a content of %d bytes", l.size+length)
+	}
+	l.size += length
 	if l.n++; l.n <= maxInline {
-		l.inline = append(l.inline, Piece{Length: length, ID: append([]byte(nil), id...)})
+		p.ID = bytes.Clone(id)
+		l.inline = append(l.inline, p)
 		return nil
 	}
 	if l.n == maxInline+1 {
@@ -223,32 +239,18 @@ func (l *List) Add(length uint64, id []byte) error {
 }
 
 func (l *List) add(level int, length uint64, id []byte) error {
-	it := l.levels[level]
-	l.item = span{Length: length, ID: id}
-	if err := it.add(&l.item); err != nil {
-		return err
-	}
-	it.count += length
-	it.last = append(it.last[:0], id...)
-	if len(it.ends) >= maxItems || len(id) > 0 && binary.LittleEndian.Uint64(id[8*min(level, 3):]) < listHit {
-		return l.end(level)
-	}
-	return nil
-}
-
-func (l *List) end(level int) error {
-	n := l.levels[level].count
-	id, err := l.levels[level].put(l.store, TypeList, TypeListTree, level)
+	it, err := l.b.room(level)
 	if err != nil {
 		return err
 	}
-	if level+1 == len(l.levels) {
-		if level+1 > maxLevel {
-			return fmt.Errorf("a content with more than %d levels", maxLevel)
-		}
-		l.levels = append(l.levels, &items{})
+	l.item = span{Length: length, ID: id}
+	item, err := encode(&l.b.item, &l.item)
+	if err != nil {
+		return err
 	}
-	return l.add(level+1, n, id[:])
+	it.add(item, length)
+	it.full = it.n >= maxItems || len(id) > 0 && binary.LittleEndian.Uint64(id[8*min(level, 3):]) < listHit
+	return nil
 }
 
 // Finish stores what is left and writes size and content into e.
@@ -258,7 +260,7 @@ func (l *List) Finish(e *Entry) error {
 		e.Inline = l.inline
 		return nil
 	}
-	id, err := finish(&l.levels, l.end)
+	id, err := l.b.finish()
 	e.List = id[:]
 	return err
 }
@@ -268,7 +270,11 @@ func Root(e *Entry) ([]byte, error) {
 	if err := e.check(true); err != nil {
 		return nil, err
 	}
-	return enc.Marshal(rootNode{Type: TypeRoot, Entry: *e})
+	b, err := enc.Marshal(rootNode{Type: TypeRoot, Entry: *e})
+	if err == nil && len(b) > MaxEntry {
+		err = fmt.Errorf("a root entry of %d bytes, at most %d are possible", len(b), MaxEntry)
+	}
+	return b, err
 }
 
 type rootNode struct {
@@ -283,14 +289,18 @@ type unreadNode struct {
 	Items []Unread
 }
 
-// UnreadNode encodes what could not be read. The list is cut, and says so, where a node would get too large.
+// UnreadNode encodes what could not be read. The list is cut, and says so, where a node would get too large. What is no UTF-8 in a message is replaced:
+// messages quote names.
 func UnreadNode(list []Unread) ([]byte, error) {
+	v := unreadNode{Type: TypeUnread}
 	n := 0
-	for i := range list {
-		if n += len(list[i].Path) + len(list[i].Message) + 16; n > MaxNode/2 {
-			list = append(list[:i:i], Unread{Message: fmt.Sprintf("and %d more", len(list)-i)})
+	for i, u := range list {
+		u.Message = strings.ToValidUTF8(u.Message, "\uFFFD")
+		if n += len(u.Path) + len(u.Message) + 16; n > MaxNode/2 {
+			v.Items = append(v.Items, Unread{Message: fmt.Sprintf("and %d more", len(list)-i)})
 			break
 		}
+		v.Items = append(v.Items, u)
 	}
-	return enc.Marshal(unreadNode{Type: TypeUnread, Items: list})
+	return enc.Marshal(v)
 }

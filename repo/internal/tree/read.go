@@ -34,10 +34,13 @@ type Node struct {
 
 // Parse decodes a node and checks all that can be seen from it alone. The error is ErrDamaged.
 func Parse(b []byte) (*Node, error) {
-	if len(b) < 2 || len(b) > MaxNode || b[0]>>5 != 4 || b[1] > TypeRoot {
+	if len(b) < 3 || len(b) > MaxNode || b[0]>>5 != 4 || b[1] > TypeRoot {
 		return nil, damaged("not a node")
 	}
 	n := &Node{Type: int(b[1])}
+	if !fewItems(b) {
+		return nil, damaged("a node of too many items")
+	}
 	switch n.Type {
 	case TypeEntries:
 		var v struct {
@@ -68,8 +71,15 @@ func Parse(b []byte) (*Node, error) {
 			return nil, err
 		}
 		n.Level = int(v.Level)
+		var sum uint64
 		for i, c := range v.Items {
-			if len(c.ID) != len(pack.ID{}) || c.Count == 0 || c.Count > maxSize || i > 0 && bytes.Compare(v.Items[i-1].First, c.First) >= 0 {
+			if err := CheckName(c.First); err != nil {
+				return nil, err
+			}
+			if sum += c.Count; len(c.ID) != len(pack.ID{}) || c.Count == 0 || c.Count > maxSize || sum > maxSize {
+				return nil, damaged("children of an index")
+			}
+			if i > 0 && bytes.Compare(v.Items[i-1].First, c.First) >= 0 {
 				return nil, damaged("children are not in order")
 			}
 			n.Children = append(n.Children, Child{ID: pack.ID(c.ID), First: c.First, Count: c.Count})
@@ -134,8 +144,33 @@ func Parse(b []byte) (*Node, error) {
 	return n, nil
 }
 
-// load reads a node that must be a leaf of type leaf or an index of type index, of the given level unless that is negative.
-func (load Load) node(ctx context.Context, id pack.ID, leaf, index, level int) (*Node, error) {
+// fewItems tells whether the array of items of a node that has one is no longer than a builder makes it, before there is memory for them.
+func fewItems(b []byte) bool {
+	at := 2
+	switch b[1] {
+	case TypeEntryTree, TypeListTree:
+		if at = 3; b[2] > maxLevel {
+			return false
+		}
+	case TypeEntries, TypeList:
+	default:
+		return true
+	}
+	if len(b) < at+3 {
+		return len(b) > at
+	}
+	switch c := b[at]; {
+	case c <= 0x98:
+		return true
+	case c == 0x99:
+		return int(b[at+1])<<8|int(b[at+2]) <= maxItems
+	}
+	return false
+}
+
+// node reads a node that must be a leaf of type leaf or an index of type index: the root of a tree if level is negative, else of that level.
+// If below is not nil, the node must be what it says.
+func (load Load) node(ctx context.Context, id pack.ID, leaf, index, level int, below *Child) (*Node, error) {
 	b, err := load(ctx, id)
 	if err != nil {
 		return nil, err
@@ -147,12 +182,20 @@ func (load Load) node(ctx context.Context, id pack.ID, leaf, index, level int) (
 	if n.Type != leaf && n.Type != index || level >= 0 && n.Level != level {
 		return nil, fmt.Errorf("node %v: %w", id, damaged("type %d at level %d", n.Type, n.Level))
 	}
+	if level < 0 && n.Level > 0 && len(n.Children) < 2 {
+		return nil, fmt.Errorf("node %v: %w", id, damaged("a root that is nothing but one node below"))
+	}
+	if below != nil {
+		if err := n.fits(below); err != nil {
+			return nil, fmt.Errorf("node %v: %w", id, err)
+		}
+	}
 	return n, nil
 }
 
 // LoadRoot reads the root folder's entry.
 func LoadRoot(ctx context.Context, load Load, id pack.ID) (*Entry, error) {
-	n, err := load.node(ctx, id, TypeRoot, TypeRoot, -1)
+	n, err := load.node(ctx, id, TypeRoot, TypeRoot, -1, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +204,7 @@ func LoadRoot(ctx context.Context, load Load, id pack.ID) (*Entry, error) {
 
 // LoadUnread reads the list of what could not be read.
 func LoadUnread(ctx context.Context, load Load, id pack.ID) ([]Unread, error) {
-	n, err := load.node(ctx, id, TypeUnread, TypeUnread, -1)
+	n, err := load.node(ctx, id, TypeUnread, TypeUnread, -1, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -174,10 +217,7 @@ func Entries(ctx context.Context, load Load, root pack.ID) iter.Seq2[*Entry, err
 		var last []byte
 		var walk func(id pack.ID, level int, want *Child) bool
 		walk = func(id pack.ID, level int, want *Child) bool {
-			n, err := load.node(ctx, id, TypeEntries, TypeEntryTree, level)
-			if err == nil && want != nil {
-				err = n.fits(want)
-			}
+			n, err := load.node(ctx, id, TypeEntries, TypeEntryTree, level, want)
 			if err != nil {
 				yield(nil, err)
 				return false
@@ -185,7 +225,7 @@ func Entries(ctx context.Context, load Load, root pack.ID) iter.Seq2[*Entry, err
 			for i := range n.Entries {
 				e := &n.Entries[i]
 				if last != nil && bytes.Compare(last, e.Name) >= 0 {
-					yield(nil, damaged("entries of two nodes are not in order"))
+					yield(nil, fmt.Errorf("node %v: %w", id, damaged("entries of two nodes are not in order")))
 					return false
 				}
 				last = e.Name
@@ -230,8 +270,9 @@ func (n *Node) fits(c *Child) error {
 // Find returns the entry of a folder that has the given name, reading one node a level; fs.ErrNotExist when there is none.
 func Find(ctx context.Context, load Load, root pack.ID, name []byte) (*Entry, error) {
 	level := -1
+	var below *Child
 	for id := root; ; {
-		n, err := load.node(ctx, id, TypeEntries, TypeEntryTree, level)
+		n, err := load.node(ctx, id, TypeEntries, TypeEntryTree, level, below)
 		if err != nil {
 			return nil, err
 		}
@@ -246,7 +287,8 @@ func Find(ctx context.Context, load Load, root pack.ID, name []byte) (*Entry, er
 		if i == 0 {
 			return nil, fs.ErrNotExist
 		}
-		id, level = n.Children[i-1].ID, n.Level-1
+		below = &n.Children[i-1]
+		id, level = below.ID, n.Level-1
 	}
 }
 
@@ -275,10 +317,7 @@ func Pieces(ctx context.Context, load Load, e *Entry, from uint64) iter.Seq2[Run
 		}
 		var walk func(id pack.ID, level int, off uint64, want *Child) bool
 		walk = func(id pack.ID, level int, off uint64, want *Child) bool {
-			n, err := load.node(ctx, id, TypeList, TypeListTree, level)
-			if err == nil {
-				err = n.fits(want)
-			}
+			n, err := load.node(ctx, id, TypeList, TypeListTree, level, want)
 			if err != nil {
 				yield(Run{}, err)
 				return false

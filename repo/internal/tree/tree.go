@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"time"
+	"unicode/utf8"
 
 	"github.com/fxamacker/cbor/v2"
 
@@ -38,7 +39,9 @@ const (
 	maxBytes  = 256 << 10
 	maxLevel  = 16
 	maxInline = 4
+	maxPairs  = 65536
 	maxSize   = 1 << 62
+	tokenSize = 16
 )
 
 // Types of nodes.
@@ -256,16 +259,39 @@ func (e *Entry) check(root bool) error {
 			return damaged("extended attributes of %q are not in order", e.Name)
 		}
 	}
+	for i := range e.Meta {
+		if i > 0 && e.Meta[i-1].Key >= e.Meta[i].Key {
+			return damaged("metadata of %q is not in order", e.Name)
+		}
+		if !utf8.ValidString(e.Meta[i].Key) || !utf8.ValidString(e.Meta[i].Value) {
+			return damaged("metadata of %q is not UTF-8", e.Name)
+		}
+	}
+	if !utf8.ValidString(e.User) || !utf8.ValidString(e.Group) || !utf8.ValidString(e.Type) {
+		return damaged("owner or content type of %q is not UTF-8", e.Name)
+	}
+	if len(e.Xattrs) > maxPairs || len(e.Meta) > maxPairs {
+		return damaged("%d extended attributes and %d metadata of %q", len(e.Xattrs), len(e.Meta), e.Name)
+	}
+	if len(e.Token) != 0 && len(e.Token) != tokenSize || e.Flags&^(FlagStream|FlagChanged) != 0 {
+		return damaged("change token or flags of %q", e.Name)
+	}
+	return nil
+}
+
+func (p *Piece) check() error {
+	if p.Length == 0 || p.Length > maxSize || len(p.ID) != 0 && len(p.ID) != len(pack.ID{}) || !p.Hole() && p.Length > pack.MaxPlain {
+		return damaged("a piece of %d bytes with an id of %d", p.Length, len(p.ID))
+	}
 	return nil
 }
 
 func checkPieces(ps []Piece) (sum uint64, err error) {
 	for i := range ps {
-		p := &ps[i]
-		if p.Length == 0 || p.Length > maxSize || len(p.ID) != 0 && len(p.ID) != len(pack.ID{}) || !p.Hole() && p.Length > pack.MaxPlain {
-			return 0, damaged("a piece of %d bytes", p.Length)
+		if err := ps[i].check(); err != nil {
+			return 0, err
 		}
-		if sum += p.Length; sum > maxSize {
+		if sum += ps[i].Length; sum > maxSize {
 			return 0, damaged("a content too long")
 		}
 	}

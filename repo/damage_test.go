@@ -350,4 +350,3 @@ func TestCheckReadsTheStore(t *testing.T) {
 		}
 	}
 }
-

@@ -3,6 +3,7 @@ package repo_test
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
+	"github.com/zeebo/blake3"
 
 	"github.com/varvebackup/varve/backend"
 	"github.com/varvebackup/varve/backend/backendtest"
@@ -29,10 +31,14 @@ import (
 // dmgTree is what a snapshot has to hold: contents by path.
 type dmgTree map[string][]byte
 
+// fs returns it as a source. Dumps are streams, which are cut finely.
 func (d dmgTree) fs() fstest.MapFS {
 	m := fstest.MapFS{}
 	for name, data := range d {
 		m[name] = &fstest.MapFile{Data: data, Mode: 0o644, ModTime: time.Unix(1_700_000_000, 0)}
+		if strings.HasSuffix(name, ".sql") {
+			m[name].Sys = &repo.Attr{Stream: true}
+		}
 	}
 	return m
 }
@@ -199,16 +205,16 @@ func dmgSession(k *crypt.Keys, series string, n int) string {
 func dmgFixture(t testing.TB) *dmgRepo {
 	t.Helper()
 	d := dmgNew(t, mem.New(nil))
-	big := dmgRand(1, 900<<10)
-	day1 := dmgTree{"a.txt": []byte("first"), "dir/big.bin": big, "dir/same.txt": bytes.Repeat([]byte("same "), 3000), "dir/deep/x": dmgRand(2, 40<<10), "empty": {}}
+	big := dmgRand(1, 150<<10)
+	day1 := dmgTree{"a.txt": []byte("first"), "dir/big.sql": big, "dir/same.txt": bytes.Repeat([]byte("same "), 3000), "dir/deep/x": dmgRand(2, 4<<10), "empty": {}}
 	day2 := maps.Clone(day1)
 	day2["a.txt"] = []byte("second")
-	day2["new/y"] = dmgRand(3, 100<<10)
-	day2["dir/big.bin"] = append(dmgRand(4, 200<<10), big[200<<10:]...)
+	day2["new/y"] = dmgRand(3, 20<<10)
+	day2["dir/big.sql"] = append(dmgRand(4, 50<<10), big[50<<10:]...)
 	d.backup(t, "shop", day1)
 	d.backup(t, "shop", day2)
-	d.backup(t, "mail", dmgTree{"inbox/1": dmgRand(5, 60<<10), "shared": day1["dir/same.txt"]})
-	gone := d.backup(t, "mail", dmgTree{"inbox/1": dmgRand(6, 30<<10)})
+	d.backup(t, "mail", dmgTree{"inbox/1": dmgRand(5, 6<<10), "shared": day1["dir/same.txt"]})
+	gone := d.backup(t, "mail", dmgTree{"inbox/1": dmgRand(6, 3<<10)})
 	d.gone[gone.ID] = true
 	d.seal(t, crypt.KindForgotten, "forgotten/"+gone.ID, map[int]any{1: gone.ID, 2: []int64{1_700_000_000, 0}})
 
@@ -356,4 +362,10 @@ func (d *dmgRepo) compare(t *testing.T, rep *repo.CheckReport, restore bool) {
 			t.Errorf("restore %s with %d paths lost: %v", id, failed, rerr)
 		}
 	}
+}
+
+// dmgHash is the name that a pack or segment with these bytes has.
+func dmgHash(b []byte) string {
+	h := blake3.Sum256(b)
+	return hex.EncodeToString(h[:])
 }

@@ -19,7 +19,7 @@ var errNowhere = errors.New("something that snapshots need is neither indexed no
 
 // paths finds what the findings hurt: it walks every snapshot by path and asks for each blob whether it can be had. Folders that are whole are walked once.
 func (c *checker) paths(ctx context.Context) error {
-	h := &hurtWalk{c: c, whole: map[pack.ID]bool{}, frames: map[uint32]string{}}
+	h := &hurtWalk{c: c, whole: map[pack.ID]bool{}, frames: map[uint32]*based{}}
 	for _, s := range c.snaps {
 		if err := h.snapshot(ctx, s); err != nil {
 			return err
@@ -36,8 +36,8 @@ func (c *checker) paths(ctx context.Context) error {
 type hurtWalk struct {
 	c      *checker
 	snap   *Snapshot
-	whole  map[pack.ID]bool  // folders with nothing lost in them
-	frames map[uint32]string // frames over bases: in which pack one was that is lost, "" if none is
+	whole  map[pack.ID]bool // folders with nothing lost in them
+	frames map[uint32]*based
 }
 
 func (h *hurtWalk) snapshot(ctx context.Context, s *Snapshot) error {
@@ -153,8 +153,8 @@ func (h *hurtWalk) blob(objects map[string]error, id pack.ID, length uint64) {
 		name := packName(x.Pack(x.Frame(c.Frame).Pack).ID)
 		if h.c.bad.Has(c.Ordinal) {
 			why[name] = errors.New("it is damaged or gone")
-		} else if broken := h.bases(c.Frame); broken != "" {
-			why[broken] = errors.New("a base of a delta frame is lost")
+		} else if b := h.bases(c.Frame); b.broken != "" {
+			why[b.broken] = b.why
 		} else if uint64(c.Length) != length {
 			why[snapshotName(h.snap.ID)] = fmt.Errorf("%w: a chunk of %d bytes, its list says %d", tree.ErrDamaged, c.Length, length)
 		} else {
@@ -167,33 +167,49 @@ func (h *hurtWalk) blob(objects map[string]error, id pack.ID, length uint64) {
 	maps.Copy(objects, why)
 }
 
-// bases returns the pack of a base of frame n that is lost, "" if none is. Depth falls with each step, so it ends.
-func (h *hurtWalk) bases(n uint32) (broken string) {
+// based is what is known of a frame: what it needs through all its bases, or in which pack one was that is lost, and why.
+type based struct {
+	chain  chain
+	broken string
+	why    error
+}
+
+// bases looks whether all bases of frame n can be had. Depth falls with each step, so it ends.
+func (h *hurtWalk) bases(n uint32) *based {
+	if b, ok := h.frames[n]; ok {
+		return b
+	}
 	x := h.c.view.x
 	f := x.Frame(n)
-	if len(f.Bases) == 0 {
-		return ""
-	}
-	if broken, ok := h.frames[n]; ok {
-		return broken
-	}
-	defer func() { h.frames[n] = broken }()
+	b := &based{}
+	h.frames[n] = b
+	err := b.chain.add(x, n)
 	for _, id := range f.Bases {
-		broken := noSegment
+		at, why := noSegment, errNowhere
 		for _, c := range x.Find(nil, id, x.Kind(n)) {
 			g := x.Frame(c.Frame)
 			if g.Depth >= f.Depth {
 				continue
 			}
 			if h.c.bad.Has(c.Ordinal) {
-				broken = packName(x.Pack(g.Pack).ID)
-			} else if broken = h.bases(c.Frame); broken == "" {
+				at, why = packName(x.Pack(g.Pack).ID), errors.New("a base of a delta frame is lost")
+			} else if d := h.bases(c.Frame); d.broken != "" {
+				at, why = d.broken, d.why
+			} else {
+				at = ""
+				if err == nil {
+					err = b.chain.add(x, d.chain.frames...)
+				}
 				break
 			}
 		}
-		if broken != "" {
-			return broken
+		if at != "" {
+			b.broken, b.why = at, why
+			return b
 		}
 	}
-	return ""
+	if err != nil {
+		b.broken, b.why = packName(x.Pack(f.Pack).ID), err
+	}
+	return b
 }

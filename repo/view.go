@@ -46,10 +46,11 @@ type view struct {
 }
 
 type plainFrame struct {
-	n    uint32
-	done chan struct{} // closed when data and err are set
-	data []byte
-	err  error
+	n     uint32
+	done  chan struct{} // closed when the rest is set
+	data  []byte
+	err   error
+	needs []uint32 // itself and the frames of its bases, through all depths
 }
 
 var (
@@ -417,10 +418,24 @@ func (v *view) blob(ctx context.Context, id pack.ID, kind uint8) ([]byte, error)
 	return v.blobIn(ctx, id, kind, &chain{})
 }
 
-// chain counts what one frame needs through all its depths.
+// chain is the frames that something needs through all depths. They are counted, not the reads: what is remembered counts like what is not.
 type chain struct {
-	frames int
+	frames []uint32
 	plain  int
+}
+
+// add adds frames. errChain: they are more than a frame may need.
+func (ch *chain) add(x *index.Index, frames ...uint32) error {
+	for _, n := range frames {
+		if slices.Contains(ch.frames, n) {
+			continue
+		}
+		ch.frames = append(ch.frames, n)
+		if ch.plain += int(x.Frame(n).Plain); len(ch.frames) > pack.MaxChainFrames || ch.plain > pack.MaxChainPlain {
+			return fmt.Errorf("%w: %d frames of %d bytes", errChain, len(ch.frames), ch.plain)
+		}
+	}
+	return nil
 }
 
 func (v *view) blobIn(ctx context.Context, id pack.ID, kind uint8, ch *chain) ([]byte, error) {
@@ -460,7 +475,7 @@ func (v *view) damage(frame uint32, err error) error {
 	return &DamageError{Object: packName(v.x.Pack(v.x.Frame(frame).Pack).ID), Err: err}
 }
 
-// frame returns the plaintext of a frame, once for all who ask at the same time, and again without reading while it is remembered.
+// frame returns the plaintext of a frame, once for all who ask at the same time, and again without reading while it is remembered. What it needs is added to ch.
 func (v *view) frame(ctx context.Context, n uint32, ch *chain) ([]byte, error) {
 	for {
 		v.mu.Lock()
@@ -473,19 +488,24 @@ func (v *view) frame(ctx context.Context, n uint32, ch *chain) ([]byte, error) {
 			case <-ctx.Done():
 				return nil, ctx.Err()
 			}
-			// Whoever read it may have been cancelled, or have come to it through too long a chain of frames; this caller was not.
-			if f.err != nil && ctx.Err() == nil && (errors.Is(f.err, context.Canceled) || errors.Is(f.err, context.DeadlineExceeded) || errors.Is(f.err, errChain)) {
+			// Whoever read it may have been cancelled; this caller was not.
+			if f.err != nil && ctx.Err() == nil && (errors.Is(f.err, context.Canceled) || errors.Is(f.err, context.DeadlineExceeded)) {
 				continue
 			}
-			return f.data, f.err
+			if f.err == nil {
+				err := ch.add(v.x, f.needs...)
+				return f.data, err
+			}
+			return nil, f.err
 		}
 		f := &plainFrame{n: n, done: make(chan struct{})}
 		v.frames[n] = v.lru.PushFront(f)
 		v.mu.Unlock()
 
-		data, err := v.readFrame(ctx, n, ch)
+		own := &chain{}
+		data, err := v.readFrame(ctx, n, own)
 		v.mu.Lock()
-		f.data, f.err = data, err
+		f.data, f.err, f.needs = data, err, own.frames
 		if f.err != nil {
 			v.forget(n)
 		} else {
@@ -501,6 +521,9 @@ func (v *view) frame(ctx context.Context, n uint32, ch *chain) ([]byte, error) {
 		}
 		v.mu.Unlock()
 		close(f.done)
+		if err == nil {
+			err = ch.add(v.x, f.needs...)
+		}
 		return data, err
 	}
 }
@@ -516,11 +539,8 @@ func (v *view) forget(n uint32) {
 // readFrame reads, opens and decompresses a frame, its bases before it.
 func (v *view) readFrame(ctx context.Context, n uint32, ch *chain) ([]byte, error) {
 	f := v.x.Frame(n)
-	if ch.frames++; ch.frames > pack.MaxChainFrames {
-		return nil, v.damage(n, fmt.Errorf("%w: %d frames", errChain, pack.MaxChainFrames))
-	}
-	if ch.plain += int(f.Plain); ch.plain > pack.MaxChainPlain {
-		return nil, v.damage(n, fmt.Errorf("%w: %d bytes", errChain, pack.MaxChainPlain))
+	if err := ch.add(v.x, n); err != nil {
+		return nil, v.damage(n, err)
 	}
 	key, err := v.key(n)
 	if err != nil {
@@ -529,6 +549,9 @@ func (v *view) readFrame(ctx context.Context, n uint32, ch *chain) ([]byte, erro
 	var dict []byte
 	for _, id := range f.Bases {
 		base, err := v.base(ctx, id, v.x.Kind(n), f.Depth, ch)
+		if errors.Is(err, errChain) {
+			err = v.damage(n, err)
+		}
 		if err != nil {
 			return nil, err
 		}

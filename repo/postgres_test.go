@@ -24,7 +24,7 @@ import (
 // shopOrders sizes the database: dumps of about 25 MB, or, with VARVE_TEST_LONG=1, of more than 300 MB.
 func shopOrders() int {
 	if os.Getenv("VARVE_TEST_LONG") == "1" {
-		return 360_000
+		return 400_000
 	}
 	return 26_000
 }
@@ -131,7 +131,7 @@ func TestPostgres(t *testing.T) {
 	if _, err := fmt.Sscan(pg.Query("shop", "select pg_database_size('shop')"), &size); err != nil {
 		t.Fatal(err)
 	}
-	if want := int64(300 << 20); shopOrders() > 100_000 && (size < want || int64(days[0].content.size) < want) {
+	if want := int64(300e6); shopOrders() > 100_000 && (size < want || int64(days[0].content.size) < want) {
 		t.Errorf("a database of %d bytes with a dump of %d is smaller than it should be", size, days[0].content.size)
 	}
 	for i, s := range snaps {

@@ -96,3 +96,15 @@ func filePath(rawURL string) (string, error) {
 	}
 	return path, nil
 }
+
+// Path returns the folder that URL would open; ok is false for a store that is no folder, and for what URL refuses.
+func Path(rawURL string) (path string, ok bool) {
+	switch strings.ToLower(scheme.FindString(rawURL)) {
+	case "":
+		return rawURL, rawURL != ""
+	case "file:":
+		path, err := filePath(rawURL)
+		return path, err == nil
+	}
+	return "", false
+}

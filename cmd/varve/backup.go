@@ -62,7 +62,8 @@ exec: is a command without AS, whatever '=' there is in it.
 Commands and standard input are read first, then the files.
 
 --exclude takes a line of a .gitignore file in the root of each folder: "*.tmp",
-"/cache/", "!keep.tmp".
+"/cache/", "!keep.tmp". The repository itself and the cache folder are left out
+of any folder that they lie in.
 
 A file that cannot be read, vanishes or changes meanwhile does not stop the
 backup: it is listed on standard error and in the snapshot, and the exit status
@@ -96,7 +97,7 @@ func (a *app) backup(ctx context.Context, series string, args []string, f *backu
 	if err != nil {
 		return err
 	}
-	src, err := openSources(args, a.stdin, f.exclude)
+	src, err := openSources(args, a.stdin, f.exclude, a.ownFolders())
 	if err != nil {
 		return err
 	}

@@ -156,12 +156,26 @@ func (a *app) options() *repo.Options {
 		dir, err := os.UserCacheDir()
 		if err != nil {
 			// As in a cron job without HOME. All works, but slower.
+			a.noCache = true
 			a.warn(fmt.Sprintf("there is no cache folder, so all files are read: %v; give --cache or VARVE_CACHE, or --no-cache if that is as it should be", err))
 		} else {
 			a.cache = filepath.Join(dir, "varve")
 		}
 	}
 	return &repo.Options{Cache: a.cache}
+}
+
+// ownFolders returns the folders on this machine that varve itself writes to.
+func (a *app) ownFolders() (own []string) {
+	if url, err := a.url(); err == nil {
+		if path, ok := open.Path(url); ok {
+			own = append(own, path)
+		}
+	}
+	if cache := a.options().Cache; cache != "" {
+		own = append(own, cache)
+	}
+	return own
 }
 
 // lookup finds the snapshot that a person names.

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/varvebackup/varve/source"
@@ -112,8 +113,28 @@ func (s *backupSource) Close() {
 	}
 }
 
-// openSources makes one source of the command line's.
-func openSources(args []string, stdin io.Reader, exclude []string) (_ *backupSource, err error) {
+// ownPatterns returns patterns that leave varve's own folders out of the folder root: a repository that is backed up into itself grows for ever.
+func ownPatterns(root string, own []string) (patterns []string) {
+	for _, dir := range own {
+		abs, err := filepath.Abs(dir)
+		if err != nil {
+			continue
+		}
+		if real, err := filepath.EvalSymlinks(abs); err == nil {
+			abs = real
+		}
+		rel, err := filepath.Rel(root, abs)
+		if err != nil || rel == "." || rel == ".." || strings.HasPrefix(rel, ".."+string(filepath.Separator)) {
+			continue
+		}
+		escaped := strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`, " ", `\ `).Replace(filepath.ToSlash(rel))
+		patterns = append(patterns, "/"+escaped+"/")
+	}
+	return patterns
+}
+
+// openSources makes one source of the command line's. own are folders that are varve's.
+func openSources(args []string, stdin io.Reader, exclude, own []string) (_ *backupSource, err error) {
 	var parts []*part
 	names := map[string]string{}
 	inputs := 0
@@ -145,7 +166,7 @@ func openSources(args []string, stdin io.Reader, exclude []string) (_ *backupSou
 	}()
 	join := source.Join{}
 	for _, p := range parts {
-		fsys, err := s.open(p, stdin, exclude)
+		fsys, err := s.open(p, stdin, slices.Concat(exclude, ownPatterns(p.path, own)))
 		if err != nil {
 			return nil, at(stepSource, p.arg, err)
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -14,11 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
-	"github.com/varvebackup/varve/crypt"
 	"github.com/varvebackup/varve/pack"
-	"github.com/varvebackup/varve/repo/internal/index"
 	"github.com/varvebackup/varve/repo/internal/target"
 	"github.com/varvebackup/varve/repo/internal/tree"
 )
@@ -83,10 +78,11 @@ type RestoreReport struct {
 }
 
 // Restore writes a snapshot, or a part of it, into the folder dir, which is made if it is missing. Nothing outside dir is ever written, whatever the snapshot says and whatever
-// links are there. Each frame is fetched once, several at a time; holes become holes; modes, times, links, hard links, extended attributes and, for root, owners are set.
+// links are there. Each frame is fetched once, several at a time (again only for what lies further apart than Options.MaxMemory lets it look ahead); holes become holes; modes, times,
+// links, hard links, extended attributes and, for root, owners are set.
 //
 // What cannot be restored does not stop the rest: the error is then a *RestoreError that lists it. Other errors ended the restore: ErrRole, fs.ErrNotExist (no such path in the
-// snapshot), a full disk, ctx.Err(). A restore that was interrupted goes on where it stopped with OverwriteIfDifferent.
+// snapshot; nothing was written), a full disk, ctx.Err(). A restore that was interrupted goes on where it stopped with OverwriteIfDifferent: what is complete is not fetched again.
 func (r *Repo) Restore(ctx context.Context, s *Snapshot, dir string, o *RestoreOptions) (*RestoreReport, error) {
 	if o == nil {
 		o = &RestoreOptions{}
@@ -104,28 +100,10 @@ func (r *Repo) Restore(ctx context.Context, s *Snapshot, dir string, o *RestoreO
 	return report, err
 }
 
-const (
-	windowPieces = 256 << 10 // planned at a time
-	windowOpen   = 512       // files that are written in several pieces, and so are open together
-	maxFailures  = 10_000
-)
+const maxFailures = 10_000
 
-// restoreFile is one file of the window.
-type restoreFile struct {
-	path  string
-	entry *tree.Entry
-	left  atomic.Int64 // pieces to be written
-
-	mu     sync.Mutex // guards what follows
-	file   *target.File
-	failed bool
-}
-
-type restorePiece struct {
-	ordinal uint32
-	file    uint32
-	off     uint64
-}
+// noOrdinal is the ordinal of no blob.
+const noOrdinal = ^uint32(0)
 
 type restorer struct {
 	repo   *Repo
@@ -136,21 +114,27 @@ type restorer struct {
 	wanted map[string]bool // raw paths: true for those to restore with all below, false for the folders on the way; nil for all
 	total  atomic.Int64
 
-	files  []*restoreFile
-	pieces []restorePiece
-	open   int
-
-	dirs  []*restoreFile // to be finished, parents before children
-	links map[tree.Numbers]string
-	hard  [][2]string // new name, existing name
+	window restoreWindow
+	left   []restoredDir           // folders below which all is planned, to be finished: children before parents
+	late   []restoredDir           // those that only the end may finish
+	links  map[tree.Numbers]string // the first name of each group
+	hard   [][2]string             // links to be made: new name, existing name
 
 	counts counters
 	skips  atomic.Int64
+	passed atomic.Int64 // bytes of content that need not be written: of holes, hard links and what is kept
 
 	mu      sync.Mutex // guards what follows
 	kept    map[string]bool
 	failed  []RestoreFailure
+	broken  map[string]bool // what is not there, or not wholly; kept is what was not looked at. Both only with Verify
 	dropped int
+}
+
+// restoredDir is a folder that is to get its metadata when all below it was written.
+type restoredDir struct {
+	path string
+	meta *target.Meta
 }
 
 func (rs *restorer) run(ctx context.Context, s *Snapshot, dir string) (*RestoreReport, error) {
@@ -169,14 +153,17 @@ func (rs *restorer) run(ctx context.Context, s *Snapshot, dir string) (*RestoreR
 		return nil, err
 	}
 	_, staterr := os.Lstat(dir)
-	if rs.target, err = target.Open(dir, &target.Options{Overwrite: rs.opts.Overwrite, NoOwner: rs.opts.NoOwner}); err != nil {
+	// Only root may give files away; for all others a recorded owner is not a thing that could fail.
+	noOwner := rs.opts.NoOwner || os.Geteuid() != 0
+	if rs.target, err = target.Open(dir, &target.Options{Overwrite: rs.opts.Overwrite, NoOwner: noOwner}); err != nil {
 		return nil, err
 	}
 	defer rs.target.Close()
+	defer rs.window.abort()
 	stop := report(rs.opts.Progress, func() Progress {
 		c := &rs.counts
-		return Progress{Stats: Stats{Files: c.files.Load(), Folders: c.folders.Load(), Others: c.others.Load(), Bytes: c.bytes.Load(), Unread: c.unread.Load()},
-			Total: rs.total.Load(), Elapsed: time.Since(rs.begun)}
+		return Progress{Stats: Stats{Files: c.files.Load(), Folders: c.folders.Load(), Others: c.others.Load(), Bytes: c.bytes.Load() + rs.passed.Load(),
+			Unread: c.unread.Load()}, Total: rs.total.Load(), Elapsed: time.Since(rs.begun)}
 	})
 	defer stop()
 
@@ -184,28 +171,29 @@ func (rs *restorer) run(ctx context.Context, s *Snapshot, dir string) (*RestoreR
 		if rs.opts.Base == "" || rs.opts.Base == "." {
 			rs.total.Store(s.Stats.Bytes)
 		}
-		if errors.Is(staterr, fs.ErrNotExist) || rs.opts.Overwrite != OverwriteNever {
-			rs.dirs = append(rs.dirs, &restoreFile{path: ".", entry: base})
+		if err = rs.folder(ctx, "", base, 0, rs.wanted == nil); err == nil &&
+			(errors.Is(staterr, fs.ErrNotExist) || rs.opts.Overwrite != OverwriteNever) {
+			rs.late = append(rs.late, restoredDir{".", metaOf(base)})
 		}
-		err = rs.folder(ctx, "", base, 0, rs.wanted == nil)
 	} else {
-		err = rs.entry(ctx, "", base)
+		rs.total.Store(int64(base.Size))
+		err = rs.entry(ctx, string(base.Name), base)
 	}
 	if err == nil {
 		err = rs.flush(ctx)
 	}
-	if err == nil {
-		err = rs.finish(ctx)
-	}
 	if err == nil && rs.opts.Verify {
 		err = rs.verify(ctx, base)
+	}
+	if err == nil {
+		err = rs.finishDirs(ctx, rs.late)
 	}
 	stop()
 	c := &rs.counts
 	rep := &RestoreReport{Files: c.files.Load(), Folders: c.folders.Load(), Others: c.others.Load(), Bytes: c.bytes.Load(), Skipped: rs.skips.Load(),
 		Fetched: view.fetched.Load() - fetched}
 	if err == nil && len(rs.failed) > 0 {
-		slices.SortFunc(rs.failed, func(a, b RestoreFailure) int { return strings.Compare(a.Path, b.Path) })
+		slices.SortStableFunc(rs.failed, func(a, b RestoreFailure) int { return strings.Compare(a.Path, b.Path) })
 		err = &RestoreError{Failed: rs.failed, More: rs.dropped}
 	}
 	return rep, err
@@ -225,7 +213,12 @@ func (rs *restorer) choose(fsys *snapFS) (*tree.Entry, error) {
 		return e, nil
 	}
 	rs.wanted = map[string]bool{}
+	all := false
 	for _, p := range rs.opts.Paths {
+		if p == "." {
+			all = true
+			continue
+		}
 		full := p
 		if base != "." {
 			full = base + "/" + p
@@ -237,16 +230,15 @@ func (rs *restorer) choose(fsys *snapFS) (*tree.Entry, error) {
 		if err != nil {
 			return nil, &fs.PathError{Op: "restore", Path: p, Err: fs.ErrInvalid}
 		}
-		if raw == "." {
-			rs.wanted = nil
-			return e, nil
-		}
 		rs.wanted[raw] = true
 		for i := strings.LastIndexByte(raw, '/'); i > 0; i = strings.LastIndexByte(raw[:i], '/') {
 			if !rs.wanted[raw[:i]] {
 				rs.wanted[raw[:i]] = false
 			}
 		}
+	}
+	if all {
+		rs.wanted = nil
 	}
 	return e, nil
 }
@@ -268,15 +260,26 @@ func (rs *restorer) fail(ctx context.Context, path string, err error) error {
 	if cerr := ctx.Err(); cerr != nil {
 		return cerr
 	}
-	if errors.Is(err, ErrRole) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EROFS) {
+	// A file system says also of a single attribute that it has no room for it.
+	_, meta := errors.AsType[*target.MetaError](err)
+	if !meta && (errors.Is(err, ErrRole) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EROFS)) {
 		return err
 	}
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	rs.counts.unread.Add(1)
+	if !meta && rs.opts.Verify {
+		if rs.broken == nil {
+			rs.broken = map[string]bool{}
+		}
+		rs.broken[path] = true
+	}
 	if len(rs.failed) == maxFailures {
 		rs.dropped++
 		return nil
+	}
+	if path == "" {
+		path = "."
 	}
 	rs.failed = append(rs.failed, RestoreFailure{Path: Escape(path), Err: err})
 	return nil
@@ -314,16 +317,20 @@ func (rs *restorer) folder(ctx context.Context, dir string, e *tree.Entry, depth
 		if err != nil {
 			return rs.fail(ctx, dir, err)
 		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		path := join(dir, string(c.Name))
 		want, below := rs.wants(path, all)
 		if !want {
 			continue
 		}
 		if c.IsDir() {
-			if err := rs.subfolder(ctx, path, c, depth, below); err != nil {
-				return err
-			}
-		} else if err := rs.entry(ctx, dir, c); err != nil {
+			err = rs.subfolder(ctx, path, c, depth, below)
+		} else {
+			err = rs.entry(ctx, path, c)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -331,15 +338,23 @@ func (rs *restorer) folder(ctx context.Context, dir string, e *tree.Entry, depth
 }
 
 func (rs *restorer) subfolder(ctx context.Context, path string, e *tree.Entry, depth int, all bool) error {
-	switch err := rs.target.Mkdir(path); {
-	case errors.Is(err, target.ErrSkipped):
-	case err != nil:
+	err := rs.target.Mkdir(path)
+	skipped := errors.Is(err, target.ErrSkipped)
+	if err != nil && !skipped {
 		return rs.fail(ctx, path, err)
-	default:
-		rs.counts.folders.Add(1)
-		rs.dirs = append(rs.dirs, &restoreFile{path: path, entry: e})
 	}
-	return rs.folder(ctx, path, e, depth+1, all)
+	meta := metaOf(e)
+	if err := rs.folder(ctx, path, e, depth+1, all); err != nil || skipped {
+		return err
+	}
+	rs.counts.folders.Add(1)
+	d := restoredDir{path, meta}
+	if os.Geteuid() != 0 && meta.Mode&0o700 != 0o700 {
+		rs.late = append(rs.late, d) // a link to something in it may have to be made yet, or it is to be verified
+		return nil
+	}
+	rs.left = append(rs.left, d)
+	return rs.planned(ctx, costFile)
 }
 
 func metaOf(e *tree.Entry) *target.Meta {
@@ -359,9 +374,8 @@ func metaOf(e *tree.Entry) *target.Meta {
 	return m
 }
 
-// entry plans one entry that is no folder; those without content are made at once.
-func (rs *restorer) entry(ctx context.Context, dir string, e *tree.Entry) error {
-	path := join(dir, string(e.Name))
+// entry restores one entry that is no folder: what has content is planned, all else is made at once.
+func (rs *restorer) entry(ctx context.Context, path string, e *tree.Entry) error {
 	switch e.Mode & tree.ModeType {
 	case tree.ModeLink:
 		return rs.skip(ctx, path, rs.target.Symlink(path, string(e.Target), metaOf(e)), &rs.counts.others)
@@ -371,320 +385,46 @@ func (rs *restorer) entry(ctx context.Context, dir string, e *tree.Entry) error 
 	}
 	if e.Link != nil {
 		if first, ok := rs.links[*e.Link]; ok {
+			rs.passed.Add(int64(e.Size))
 			rs.hard = append(rs.hard, [2]string{path, first})
-			return nil
+			return rs.planned(ctx, costFile)
 		}
+	}
+	meta := metaOf(e)
+	err := rs.target.Keep(path, meta, int64(e.Size))
+	// What OverwriteNever keeps may be any file: further names of the group are not for that one.
+	if e.Link != nil && (err == nil || rs.opts.Overwrite != OverwriteNever) {
 		rs.links[*e.Link] = path
 	}
-	f := &restoreFile{path: path, entry: e}
-	number, first := uint32(len(rs.files)), len(rs.pieces)
-	rs.files = append(rs.files, f)
-	for run, err := range tree.Pieces(ctx, rs.repo.node, e, 0) {
-		if err != nil {
-			rs.pieces = rs.pieces[:first]
-			f.left.Store(0)
-			rs.abort(f)
-			return rs.fail(ctx, path, err)
-		}
-		if run.Hole() {
-			continue
-		}
-		p := restorePiece{ordinal: rs.find(pack.ID(run.ID), run.Length), file: number, off: run.Offset}
-		if p.ordinal == noOrdinal {
-			// Another view may know it; else its error says what is wrong.
-			data, err := rs.repo.blob(ctx, pack.ID(run.ID), crypt.SectionContent)
-			if err == nil && uint64(len(data)) != run.Length {
-				err = fmt.Errorf("%w: a chunk of %d bytes, its list says %d", tree.ErrDamaged, len(data), run.Length)
-			}
-			if err == nil {
-				err = rs.write(f, data, run.Offset)
-			}
-			if err != nil {
-				rs.pieces = rs.pieces[:first]
-				f.left.Store(0)
-				rs.abort(f)
-				return rs.skip(ctx, path, err, &rs.counts.files)
-			}
-			continue
-		}
-		rs.pieces = append(rs.pieces, p)
-		f.left.Add(1)
-	}
-	if f.left.Load() == 0 {
-		return rs.complete(ctx, f)
-	}
-	if f.left.Load() > 1 {
-		rs.open++
-	}
-	if len(rs.pieces) >= windowPieces || rs.open >= windowOpen || len(rs.files) >= windowPieces {
-		return rs.flush(ctx)
-	}
-	return nil
-}
-
-const noOrdinal = ^uint32(0)
-
-func (rs *restorer) find(id pack.ID, length uint64) uint32 {
-	var copies [4]index.Copy
-	for _, c := range rs.view.x.Find(copies[:0], id, crypt.SectionContent) {
-		if uint64(c.Length) == length {
-			return c.Ordinal
-		}
-	}
-	return noOrdinal
-}
-
-// flush writes the window: frame after frame, each to all places that want something of it.
-func (rs *restorer) flush(ctx context.Context) error {
-	x := rs.view.x
-	slots := map[uint32]int{}
-	var frames []uint32
-	var wants [][]restorePiece
-	for _, p := range rs.pieces {
-		_, c := x.At(p.ordinal)
-		i, ok := slots[c.Frame]
-		if !ok {
-			i = len(frames)
-			slots[c.Frame] = i
-			frames, wants = append(frames, c.Frame), append(wants, nil)
-		}
-		wants[i] = append(wants[i], p)
-	}
-	g, gctx := errgroup.WithContext(ctx)
-	var next atomic.Int64
-	for range rs.repo.opts.Workers + 1 {
-		g.Go(func() error {
-			for {
-				i := int(next.Add(1)) - 1
-				if i >= len(frames) {
-					return nil
-				}
-				if err := rs.fromFrame(gctx, frames[i], wants[i]); err != nil {
-					return err
-				}
-			}
-		})
-	}
-	err := g.Wait()
-	for _, f := range rs.files {
-		if f.left.Load() > 0 {
-			rs.abort(f) // of a restore that ends with an error
-		}
-	}
-	rs.files, rs.pieces, rs.open = nil, rs.pieces[:0], 0
-	return err
-}
-
-// fromFrame writes the pieces that lie in one frame.
-func (rs *restorer) fromFrame(ctx context.Context, n uint32, pieces []restorePiece) error {
-	plain, ferr := rs.view.frame(ctx, n, &chain{})
-	if ferr != nil && (ctx.Err() != nil || errors.Is(ferr, ErrRole)) {
-		return ferr
-	}
-	for _, p := range pieces {
-		f := rs.files[p.file]
-		id, c := rs.view.x.At(p.ordinal)
-		var data []byte
-		err := ferr
-		if err == nil {
-			if data = plain[c.Offset : c.Offset+c.Length]; rs.repo.id(crypt.SectionContent, data) != id {
-				err = errors.New("a blob's bytes do not match its id")
-			}
-		}
-		if err != nil {
-			// Another copy may be whole, or the index newer than this view.
-			if data, err = rs.repo.blob(ctx, id, crypt.SectionContent); err == nil && len(data) != int(c.Length) {
-				err = fmt.Errorf("%w: a chunk of %d bytes, its list says %d", tree.ErrDamaged, len(data), c.Length)
-			}
-		}
-		if err == nil {
-			err = rs.write(f, data, p.off)
-		} else if !rs.abort(f) {
-			err = errGone
-		}
-		if err != nil && !errors.Is(err, errGone) {
-			if err := rs.skip(ctx, f.path, err, &rs.counts.others); err != nil {
-				return err
-			}
-		}
-		if f.left.Add(-1) == 0 {
-			if err := rs.complete(ctx, f); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// errGone says that a file failed, or is kept as it was: its other pieces are not wanted.
-var errGone = errors.New("repo: a file that is not written")
-
-// start creates the file if it is not yet. f.mu is held.
-func (rs *restorer) start(f *restoreFile) error {
-	if f.failed {
-		return errGone
-	}
-	if f.file != nil {
-		return nil
-	}
-	file, err := rs.target.Create(f.path, metaOf(f.entry), int64(f.entry.Size))
 	if err != nil {
-		f.failed = true
-		return err
+		rs.passed.Add(int64(e.Size))
+		return rs.skip(ctx, path, err, &rs.counts.files)
 	}
-	f.file = file
-	return nil
+	return rs.file(ctx, &restoreFile{path: path, size: int64(e.Size), meta: meta}, e)
 }
 
-func (rs *restorer) write(f *restoreFile, data []byte, off uint64) error {
-	f.mu.Lock()
-	err := rs.start(f)
-	f.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	if _, err := f.file.WriteAt(data, int64(off)); err != nil {
-		if !rs.abort(f) {
-			return errGone
-		}
-		return err
-	}
-	rs.counts.bytes.Add(int64(len(data)))
-	return nil
-}
-
-// abort removes a file that failed. It returns false if that was known before.
-func (rs *restorer) abort(f *restoreFile) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.failed {
-		return false
-	}
-	if f.failed = true; f.file != nil {
-		f.file.Abort()
-	}
-	return true
-}
-
-// complete ends a file whose pieces are all written.
-func (rs *restorer) complete(ctx context.Context, f *restoreFile) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	err := rs.start(f)
-	if errors.Is(err, errGone) {
-		return nil
-	}
-	if err == nil {
-		err = f.file.Finish()
-		f.failed = true // done: whatever comes now is too late
-	}
-	return rs.skip(ctx, f.path, err, &rs.counts.files)
-}
-
-// finish makes hard links and gives the folders their metadata, the deepest first.
-func (rs *restorer) finish(ctx context.Context) error {
+// finishLinks makes the hard links whose files are there by now.
+func (rs *restorer) finishLinks(ctx context.Context) error {
 	for _, h := range rs.hard {
 		if err := rs.skip(ctx, h[0], rs.target.Link(h[0], h[1]), &rs.counts.files); err != nil {
 			return err
 		}
 	}
-	for _, d := range slices.Backward(rs.dirs) {
+	rs.hard = rs.hard[:0]
+	return nil
+}
+
+// finishDirs gives folders their metadata.
+func (rs *restorer) finishDirs(ctx context.Context, dirs []restoredDir) error {
+	for _, d := range dirs {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := rs.target.FinishDir(d.path, metaOf(d.entry)); err != nil {
+		if err := rs.target.FinishDir(d.path, d.meta); err != nil {
 			if err := rs.fail(ctx, d.path, err); err != nil {
 				return err
 			}
 		}
-	}
-	return nil
-}
-
-// verify reads every restored file back, several at a time.
-func (rs *restorer) verify(ctx context.Context, base *tree.Entry) error {
-	failed := map[string]bool{}
-	for _, f := range rs.failed {
-		failed[f.Path] = true
-	}
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(rs.repo.opts.Workers + 1)
-	check := func(path string, e *tree.Entry) {
-		if e.IsRegular() && !rs.kept[path] && !failed[Escape(path)] {
-			g.Go(func() error { return rs.fail(gctx, path, rs.compare(gctx, path, e)) })
-		}
-	}
-	var walk func(dir string, e *tree.Entry, all bool) error
-	walk = func(dir string, e *tree.Entry, all bool) error {
-		for c, err := range tree.Entries(gctx, rs.repo.node, pack.ID(e.Folder)) {
-			if err != nil {
-				return rs.fail(gctx, dir, err)
-			}
-			path := join(dir, string(c.Name))
-			want, below := rs.wants(path, all)
-			if !want {
-				continue
-			}
-			if c.IsDir() {
-				if err := walk(path, c, below); err != nil {
-					return err
-				}
-			}
-			check(path, c)
-		}
-		return nil
-	}
-	var err error
-	if base.IsDir() {
-		err = walk("", base, rs.wanted == nil)
-	} else {
-		check(string(base.Name), base)
-	}
-	if gerr := g.Wait(); err == nil {
-		err = gerr
-	}
-	return err
-}
-
-// compare reads a restored file and compares each piece with its id.
-func (rs *restorer) compare(ctx context.Context, path string, e *tree.Entry) error {
-	f, err := rs.target.Open(path)
-	if err != nil {
-		return fmt.Errorf("read back: %w", err)
-	}
-	defer f.Close()
-	if st, err := f.Stat(); err != nil || uint64(st.Size()) != e.Size {
-		return fmt.Errorf("read back: its size is not %d", e.Size)
-	}
-	buf := make([]byte, 64<<10)
-	for run, err := range tree.Pieces(ctx, rs.repo.node, e, 0) {
-		if err != nil {
-			return err
-		}
-		if run.Hole() {
-			for left := run.Length; left > 0; {
-				n := min(left, uint64(len(buf)))
-				if _, err := f.ReadAt(buf[:n], int64(run.Offset+run.Length-left)); err != nil {
-					return fmt.Errorf("read back: %w", err)
-				}
-				if slices.ContainsFunc(buf[:n], func(c byte) bool { return c != 0 }) {
-					return fmt.Errorf("read back: bytes from %d on are not what was written", run.Offset)
-				}
-				left -= n
-			}
-			continue
-		}
-		if uint64(cap(buf)) < run.Length {
-			buf = make([]byte, run.Length)
-		}
-		p := buf[:run.Length]
-		if _, err := f.ReadAt(p, int64(run.Offset)); err != nil && err != io.EOF {
-			return fmt.Errorf("read back: %w", err)
-		}
-		if rs.repo.id(crypt.SectionContent, p) != pack.ID(run.ID) {
-			return fmt.Errorf("read back: bytes from %d on are not what was written", run.Offset)
-		}
-		buf = buf[:cap(buf)]
 	}
 	return nil
 }

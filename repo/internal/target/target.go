@@ -176,6 +176,17 @@ func (t *Target) Create(path string, m *Meta, size int64) (*File, error) {
 	return file, nil
 }
 
+// Keep does what Create would do with a file that is to be kept, and returns what it would; nil means that Create would make the file. It makes nothing.
+func (t *Target) Keep(path string, m *Meta, size int64) error {
+	if t.made {
+		return nil
+	}
+	if err := valid(path); err != nil {
+		return wrap("create", path, err)
+	}
+	return wrap("create", path, t.keep(path, m, size))
+}
+
 // Symlink makes a symbolic link with the text link, whatever that is.
 func (t *Target) Symlink(path, link string, m *Meta) error {
 	if err := valid(path); err != nil {
@@ -184,7 +195,7 @@ func (t *Target) Symlink(path, link string, m *Meta) error {
 	return wrap("symlink", path, t.symlink(path, link, m))
 }
 
-// Link makes path a further name of existing, a path that was restored before. Where it is that already, all is well.
+// Link makes path a further name of existing, a path that was restored before. Where it is that already, the error is [ErrSkipped].
 // A link is not followed but gets a second name itself.
 func (t *Target) Link(path, existing string) error {
 	for _, p := range []string{path, existing} {

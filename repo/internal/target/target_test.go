@@ -316,8 +316,11 @@ func TestFile(t *testing.T) {
 	})
 	t.Run("second name", func(t *testing.T) {
 		must(t, tg.Link("second", "crash"))
-		must(t, tg.Link("second", "crash")) // is that already
-		must(t, tg.Link("crash", "crash"))
+		for _, name := range []string{"second", "crash"} { // are that already
+			if err := tg.Link(name, "crash"); err != target.ErrSkipped {
+				t.Error(name, err)
+			}
+		}
 		a, _ := os.Lstat(filepath.Join(dir, "crash"))
 		b, err := os.Lstat(filepath.Join(dir, "second"))
 		if err != nil || !os.SameFile(a, b) {

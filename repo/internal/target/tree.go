@@ -94,15 +94,7 @@ func (t *Target) create(path string, m *Meta, size int64) (*os.File, error) {
 			fd, err = openat(d.fd, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
 			return err
 		},
-		func(st *unix.Stat_t) error {
-			if t.o.Overwrite == Never {
-				return ErrSkipped
-			}
-			if t.o.Overwrite == Always || kind(st) != unix.S_IFREG || st.Size != size || !sameTime(st, m) {
-				return errReplace
-			}
-			return t.repair(d.fd, path, name, st, m)
-		})
+		func(st *unix.Stat_t) error { return t.keepFile(d.fd, path, name, st, m, size) })
 	if err != nil {
 		if fd >= 0 {
 			unix.Close(fd)
@@ -110,6 +102,34 @@ func (t *Target) create(path string, m *Meta, size int64) (*os.File, error) {
 		return nil, err
 	}
 	return os.NewFile(uintptr(fd), path), nil
+}
+
+// keep leaves it to create to say why a file can't be made.
+func (t *Target) keep(path string, m *Meta, size int64) error {
+	parent, name := split(path)
+	d, err := t.get(parent)
+	if err != nil {
+		return nil
+	}
+	defer t.put(d)
+	st, err := lstat(d.fd, name)
+	if err != nil {
+		return nil
+	}
+	if err := t.keepFile(d.fd, path, name, &st, m, size); err != errReplace {
+		return err
+	}
+	return nil
+}
+
+func (t *Target) keepFile(at int, path, name string, st *unix.Stat_t, m *Meta, size int64) error {
+	if t.o.Overwrite == Never {
+		return ErrSkipped
+	}
+	if t.o.Overwrite == Always || kind(st) != unix.S_IFREG || st.Size != size || !sameTime(st, m) {
+		return errReplace
+	}
+	return t.repair(at, path, name, st, m)
 }
 
 // repair keeps a file that has the wanted content, and sets its mode and owner right if that concerns no other name.
@@ -249,9 +269,7 @@ func (t *Target) link(path, existing string) error {
 			switch {
 			case err != nil:
 				return err
-			case same(&old, st):
-				return nil
-			case t.o.Overwrite == Never:
+			case same(&old, st) || t.o.Overwrite == Never:
 				return ErrSkipped
 			}
 			return errReplace

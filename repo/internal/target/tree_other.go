@@ -117,10 +117,26 @@ func (t *Target) create(path string, m *Meta, size int64) (f *os.File, err error
 	err = t.place(path, func() error {
 		f, err = t.root.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		return err
-	}, t.skip(func(fi fs.FileInfo) bool {
-		return fi.Mode().IsRegular() && fi.Size() == size && fi.ModTime().Equal(m.ModTime)
-	}))
+	}, t.skip(sameFile(m, size)))
 	return f, err
+}
+
+func sameFile(m *Meta, size int64) func(fs.FileInfo) bool {
+	return func(fi fs.FileInfo) bool {
+		return fi.Mode().IsRegular() && fi.Size() == size && fi.ModTime().Equal(m.ModTime)
+	}
+}
+
+// keep leaves it to create to say why a file can't be made.
+func (t *Target) keep(path string, m *Meta, size int64) error {
+	if t.parents(path) != nil {
+		return nil
+	}
+	fi, err := t.root.Lstat(path)
+	if err != nil {
+		return nil
+	}
+	return t.skip(sameFile(m, size))(fi)
 }
 
 func (t *Target) finish(f *os.File, path string, m *Meta) error {
@@ -157,20 +173,8 @@ func (t *Target) link(path, existing string) error {
 	if err != nil {
 		return cause(err)
 	}
-	there := errors.New("there")
-	err = t.place(path, func() error { return t.root.Link(existing, path) }, func(fi fs.FileInfo) error {
-		if os.SameFile(fi, old) {
-			return there
-		}
-		if t.o.Overwrite == Never {
-			return ErrSkipped
-		}
-		return nil
-	})
-	if err == there {
-		return nil
-	}
-	return err
+	return t.place(path, func() error { return t.root.Link(existing, path) },
+		t.skip(func(fi fs.FileInfo) bool { return os.SameFile(fi, old) }))
 }
 
 func (t *Target) special(path string, m *Meta) error {

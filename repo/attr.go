@@ -3,7 +3,6 @@ package repo
 import (
 	"encoding/binary"
 	"io/fs"
-	"slices"
 	"time"
 
 	"github.com/zeebo/blake3"
@@ -126,7 +125,7 @@ func newEntry(name string, info fs.FileInfo, a *Attr, xattrs map[string][]byte) 
 
 // attrOfEntry is the reverse of newEntry.
 func attrOfEntry(e *tree.Entry) *Attr {
-	a := &Attr{Name: e.Name, User: e.User, Group: e.Group, ContentType: e.Type, Stream: false}
+	a := &Attr{Name: e.Name, User: e.User, Group: e.Group, ContentType: e.Type, Stream: e.Flags&tree.FlagStream != 0}
 	if e.UID != nil {
 		a.Owned, a.UID, a.GID = true, *e.UID, *e.GID
 	}
@@ -148,10 +147,25 @@ func attrOfEntry(e *tree.Entry) *Attr {
 			a.Xattrs[string(x.Name)] = x.Value
 		}
 	}
-	a.Token = slices.Clone(e.List)
-	for i := range e.Inline {
-		a.Token = binary.LittleEndian.AppendUint64(a.Token, e.Inline[i].Length)
-		a.Token = append(a.Token, e.Inline[i].ID...)
-	}
+	a.Token = entryToken(e)
 	return a
+}
+
+// entryToken is the change token of a file in a snapshot: what names its content, and its extended attributes.
+func entryToken(e *tree.Entry) []byte {
+	if !e.IsRegular() {
+		return nil
+	}
+	t := append([]byte("snapshot"), e.List...)
+	for i := range e.Inline {
+		t = binary.LittleEndian.AppendUint64(t, e.Inline[i].Length)
+		t = append(t, e.Inline[i].ID...)
+	}
+	for i := range e.Xattrs {
+		for _, p := range [][]byte{e.Xattrs[i].Name, e.Xattrs[i].Value} {
+			t = binary.LittleEndian.AppendUint64(t, uint64(len(p)))
+			t = append(t, p...)
+		}
+	}
+	return t
 }

@@ -32,10 +32,13 @@ func Escape(raw string) string {
 	return b.String()
 }
 
-var errEscape = errors.New("a backslash that begins no escape")
+var errEscape = errors.New("not the readable form of a name")
 
 // Unescape returns the raw name or path that Escape gives this form. What Escape would not write is an error.
 func Unescape(name string) (string, error) {
+	if !utf8.ValidString(name) {
+		return "", errEscape
+	}
 	if !strings.Contains(name, `\`) {
 		return name, nil
 	}

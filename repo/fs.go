@@ -23,7 +23,7 @@ import (
 //
 // Errors are *fs.PathError around fs.ErrNotExist, a *DamageError, ErrRole (the key may not read names, or content), or the backend's. No wrong byte is ever returned.
 func (r *Repo) FS(ctx context.Context, s *Snapshot) (fs.FS, error) {
-	f := &snapFS{repo: r, ctx: ctx, snap: s, dirs: map[string]*tree.Entry{}}
+	f := &snapFS{repo: r, ctx: ctx, finder: tree.NewFinder(r.node), dirs: map[string]*tree.Entry{}}
 	root, err := tree.LoadRoot(ctx, r.node, s.root)
 	if err != nil {
 		return nil, fmt.Errorf("snapshot %s: %w", s.ID, err)
@@ -33,9 +33,9 @@ func (r *Repo) FS(ctx context.Context, s *Snapshot) (fs.FS, error) {
 }
 
 type snapFS struct {
-	repo *Repo
-	ctx  context.Context
-	snap *Snapshot
+	repo   *Repo
+	ctx    context.Context
+	finder *tree.Finder
 
 	mu   sync.Mutex // guards dirs
 	dirs map[string]*tree.Entry
@@ -66,7 +66,7 @@ func (f *snapFS) entry(path string) (*tree.Entry, error) {
 	if err != nil {
 		return nil, fs.ErrNotExist
 	}
-	e, err = tree.Find(f.ctx, f.repo.node, pack.ID(parent.Folder), []byte(raw))
+	e, err = f.finder.Find(f.ctx, pack.ID(parent.Folder), []byte(raw))
 	if err == nil && e.IsDir() {
 		f.mu.Lock()
 		if len(f.dirs) > maxKnownDirs {
@@ -389,6 +389,29 @@ func (f *snapFile) ReadAt(p []byte, off int64) (int, error) {
 		n += len(dst)
 	}
 	return n, nil
+}
+
+// Extents implements SparseFile.
+func (f *snapFile) Extents() ([]Extent, error) {
+	sparse, list := false, []Extent{}
+	for run, err := range tree.Pieces(f.ctx, f.fs.repo.node, f.e, 0) {
+		if err != nil {
+			return nil, &fs.PathError{Op: "extents", Path: f.path, Err: err}
+		}
+		off, length := int64(run.Offset), int64(run.Length)
+		switch n := len(list); {
+		case run.Hole():
+			sparse = true
+		case n > 0 && list[n-1].Offset+list[n-1].Length == off:
+			list[n-1].Length += length
+		default:
+			list = append(list, Extent{off, length})
+		}
+	}
+	if !sparse {
+		return nil, nil
+	}
+	return list, nil
 }
 
 // WriteTo writes the rest of the file to w.

@@ -179,6 +179,11 @@ func (load Load) node(ctx context.Context, id pack.ID, leaf, index, level int, b
 	if err != nil {
 		return nil, fmt.Errorf("node %v: %w", id, err)
 	}
+	return n.in(id, leaf, index, level, below)
+}
+
+// in checks that n, whose id is id, is what its place asks for.
+func (n *Node) in(id pack.ID, leaf, index, level int, below *Child) (*Node, error) {
 	if n.Type != leaf && n.Type != index || level >= 0 && n.Level != level {
 		return nil, fmt.Errorf("node %v: %w", id, damaged("type %d at level %d", n.Type, n.Level))
 	}
@@ -269,10 +274,14 @@ func (n *Node) fits(c *Child) error {
 
 // Find returns the entry of a folder that has the given name, reading one node a level; fs.ErrNotExist when there is none.
 func Find(ctx context.Context, load Load, root pack.ID, name []byte) (*Entry, error) {
+	return find(ctx, load.node, root, name)
+}
+
+func find(ctx context.Context, node func(ctx context.Context, id pack.ID, leaf, index, level int, below *Child) (*Node, error), root pack.ID, name []byte) (*Entry, error) {
 	level := -1
 	var below *Child
 	for id := root; ; {
-		n, err := load.node(ctx, id, TypeEntries, TypeEntryTree, level, below)
+		n, err := node(ctx, id, TypeEntries, TypeEntryTree, level, below)
 		if err != nil {
 			return nil, err
 		}

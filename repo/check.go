@@ -123,6 +123,8 @@ type checker struct {
 	hurt map[string]*Finding // by object
 	bad  walk.Bitmap         // copies that cannot be had, or are not what they should be
 	any  bool                // bad is not empty
+
+	blame map[uint32]*DamageError // frames that cannot be opened because of something in another pack
 }
 
 // find notes that something is wrong with an object. The first reason stays.
@@ -175,8 +177,9 @@ func (c *checker) run(ctx context.Context) (*CheckReport, error) {
 		return nil, err
 	}
 	c.unnamed(res)
-	if c.any || len(res.Missing) > 0 {
-		if err := c.paths(ctx); err != nil {
+	h := &hurtWalk{c: c, whole: map[pack.ID]bool{}, frames: map[uint32]*based{}}
+	if c.any || len(res.Missing) > 0 || h.deltas(res) {
+		if err := h.paths(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -612,7 +615,9 @@ func (c *checker) pack(ctx context.Context, id pack.ID, copies []uint32, buf []b
 			if err != nil && ctx.Err() != nil {
 				return data, err
 			}
-			if err != nil && err != rot {
+			if d, ok := errors.AsType[*DamageError](err); ok && d.Object != name {
+				c.blaming(frame, d)
+			} else if err != nil && err != rot {
 				if derr := c.damage(name, err); derr != nil {
 					return data, derr
 				}
@@ -654,6 +659,21 @@ func (c *checker) frame(ctx context.Context, n uint32, data []byte) ([]byte, err
 		return nil, v.damage(n, err)
 	}
 	return plain, nil
+}
+
+// blaming notes that a base is why a frame does not open.
+func (c *checker) blaming(frame uint32, d *DamageError) {
+	if errors.Is(d, errNotIndexed) {
+		d = &DamageError{Object: noSegment, Err: errNowhere}
+	} else {
+		c.find(d.Object, d.Err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.blame == nil {
+		c.blame = map[uint32]*DamageError{}
+	}
+	c.blame[frame] = d
 }
 
 func (c *checker) spoil(ordinals []uint32) {

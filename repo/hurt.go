@@ -10,6 +10,7 @@ import (
 	"github.com/varvebackup/varve/pack"
 	"github.com/varvebackup/varve/repo/internal/index"
 	"github.com/varvebackup/varve/repo/internal/tree"
+	"github.com/varvebackup/varve/repo/internal/walk"
 )
 
 // noSegment is the object of a finding about blobs that are neither indexed nor in any pack: in which segment and pack they were is not known any more.
@@ -17,9 +18,20 @@ const noSegment = indexPrefix + "?"
 
 var errNowhere = errors.New("something that snapshots need is neither indexed nor in any pack")
 
+// deltas tells whether a frame that snapshots need cannot be had because of its bases.
+func (h *hurtWalk) deltas(res *walk.Result) bool {
+	x := h.c.view.x
+	for _, c := range x.All() {
+		if res.Needed.Has(c.Ordinal) && len(x.Frame(c.Frame).Bases) > 0 && h.bases(c.Frame).broken != "" {
+			return true
+		}
+	}
+	return false
+}
+
 // paths finds what the findings hurt: it walks every snapshot by path and asks for each blob whether it can be had. Folders that are whole are walked once.
-func (c *checker) paths(ctx context.Context) error {
-	h := &hurtWalk{c: c, whole: map[pack.ID]bool{}, frames: map[uint32]*based{}}
+func (h *hurtWalk) paths(ctx context.Context) error {
+	c := h.c
 	for _, s := range c.snaps {
 		if err := h.snapshot(ctx, s); err != nil {
 			return err
@@ -150,9 +162,9 @@ func (h *hurtWalk) blob(objects map[string]error, id pack.ID, length uint64) {
 	copies := x.Find(room[:0], id, crypt.SectionContent)
 	why := map[string]error{}
 	for _, c := range copies {
-		name := packName(x.Pack(x.Frame(c.Frame).Pack).ID)
 		if h.c.bad.Has(c.Ordinal) {
-			why[name] = errors.New("it is damaged or gone")
+			object, err := h.reason(c)
+			why[object] = err
 		} else if b := h.bases(c.Frame); b.broken != "" {
 			why[b.broken] = b.why
 		} else if uint64(c.Length) != length {
@@ -165,6 +177,15 @@ func (h *hurtWalk) blob(objects map[string]error, id pack.ID, length uint64) {
 		why[noSegment] = errNowhere
 	}
 	maps.Copy(objects, why)
+}
+
+// reason says which object is why a copy is bad.
+func (h *hurtWalk) reason(c index.Copy) (object string, err error) {
+	if d := h.c.blame[c.Frame]; d != nil {
+		return d.Object, d.Err
+	}
+	x := h.c.view.x
+	return packName(x.Pack(x.Frame(c.Frame).Pack).ID), errors.New("it is damaged or gone")
 }
 
 // based is what is known of a frame: what it needs through all its bases, or in which pack one was that is lost, and why.
@@ -192,7 +213,7 @@ func (h *hurtWalk) bases(n uint32) *based {
 				continue
 			}
 			if h.c.bad.Has(c.Ordinal) {
-				at, why = packName(x.Pack(g.Pack).ID), errors.New("a base of a delta frame is lost")
+				at, why = h.reason(c)
 			} else if d := h.bases(c.Frame); d.broken != "" {
 				at, why = d.broken, d.why
 			} else {

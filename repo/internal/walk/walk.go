@@ -37,8 +37,8 @@ func (b Bitmap) Set(i uint32) bool {
 	return old&bit == 0
 }
 
-// Missing is a blob that is needed, or a base that a copy of one is compressed with, of which the index knows no copy; a chunk of which it knows none of the
-// length that its list says; or a tree node that cannot be read.
+// Missing is a blob that is needed and of which the index knows no copy; a base that a copy of one is compressed with, of which it knows none that lies less deep; a chunk
+// of which it knows none of the length that its list says; or a tree node that cannot be read.
 type Missing struct {
 	ID   pack.ID
 	Kind uint8
@@ -89,7 +89,13 @@ type walker struct {
 	busy    int
 	missing map[pack.ID]bool
 	copies  []index.Copy
-	bases   []pack.ID
+	bases   []base
+}
+
+// base is a base of a frame that lies at some depth.
+type base struct {
+	id    pack.ID
+	depth uint8
 }
 
 func (w *walker) work(ctx context.Context) error {
@@ -180,10 +186,11 @@ func (w *walker) need(id pack.ID, kind uint8, length uint64) {
 	}
 	w.mark()
 	for len(w.bases) > 0 {
-		base := w.bases[len(w.bases)-1]
+		b := w.bases[len(w.bases)-1]
 		w.bases = w.bases[:len(w.bases)-1]
-		if w.copies = w.x.Find(w.copies[:0], base, kind); len(w.copies) == 0 {
-			w.miss(base, kind, nil)
+		w.copies = w.x.Find(w.copies[:0], b.id, kind)
+		if !slices.ContainsFunc(w.copies, func(c index.Copy) bool { return w.x.Frame(c.Frame).Depth < b.depth }) {
+			w.miss(b.id, kind, nil)
 		}
 		w.mark()
 	}
@@ -204,7 +211,9 @@ func (w *walker) mark() {
 			continue
 		}
 		if f := w.x.Frame(c.Frame); len(f.Bases) > 0 && w.frames.Set(c.Frame) {
-			w.bases = append(w.bases, f.Bases...)
+			for _, id := range f.Bases {
+				w.bases = append(w.bases, base{id, f.Depth})
+			}
 		}
 	}
 }

@@ -76,6 +76,8 @@ func (a *assembler) run(b *batch, split tree.Split) error {
 			}
 		case opHole:
 			err = a.piece(uint64(o.n), nil)
+		case opUntold:
+			a.p.tokens.skip()
 		case opKnown:
 			for j := range o.pieces {
 				if err = a.piece(o.pieces[j].Length, o.pieces[j].ID); err != nil {
@@ -84,10 +86,10 @@ func (a *assembler) run(b *batch, split tree.Split) error {
 			}
 		case opDrop:
 			a.list.Reset()
-			err = a.p.tokens.drop()
+			a.p.tokens.drop()
 		case opFile:
 			if err = a.list.Finish(o.entry); err == nil {
-				err = a.p.tokens.end(o.path, o.entry)
+				a.p.tokens.end(o.path, o.entry)
 			}
 			a.list.Reset()
 			if err == nil {
@@ -116,9 +118,7 @@ func (a *assembler) run(b *batch, split tree.Split) error {
 }
 
 func (a *assembler) piece(length uint64, id []byte) error {
-	if err := a.p.tokens.piece(length, id); err != nil {
-		return err
-	}
+	a.p.tokens.piece(length, id)
 	return a.list.Add(length, id)
 }
 

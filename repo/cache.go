@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/zeebo/blake3"
 
@@ -35,17 +36,33 @@ func openCache(dir string, keys *crypt.Keys) (*cache, error) {
 		if err := os.MkdirAll(filepath.Join(c.dir, sub), 0o700); err != nil {
 			return nil, fmt.Errorf("cache: %w", err)
 		}
+		c.sweep(sub)
 	}
 	return c, nil
 }
 
-func (c *cache) sum(sub, name string, data []byte) []byte {
+// leftOver is for how long nobody has written to a new file that nobody will finish.
+const leftOver = 24 * time.Hour
+
+// sweep removes what processes that died have left.
+func (c *cache) sweep(sub string) {
+	names, _ := filepath.Glob(filepath.Join(c.dir, sub, ".new-*"))
+	for _, name := range names {
+		if info, err := os.Lstat(name); err == nil && time.Since(info.ModTime()) > leftOver {
+			os.Remove(name)
+		}
+	}
+}
+
+func (c *cache) sum(sub, name string, data ...[]byte) []byte {
 	h, err := blake3.NewKeyed(c.key[:])
 	if err != nil {
 		panic("repo: " + err.Error()) // the key has 32 bytes
 	}
 	h.WriteString(sub + "/" + name + "\x00")
-	h.Write(data)
+	for _, d := range data {
+		h.Write(d)
+	}
 	return h.Sum(nil)
 }
 
@@ -65,14 +82,14 @@ func (c *cache) get(sub, name string) []byte {
 	return data
 }
 
-// remember keeps data in the cache. A cache that cannot be written costs time and nothing else, so no backup fails for it.
-func (r *Repo) remember(sub, name string, data []byte) {
-	if err := r.cache.put(sub, name, data); err != nil {
+// remember keeps data, joined, in the cache. A cache that cannot be written costs time and nothing else, so no backup fails for it.
+func (r *Repo) remember(sub, name string, data ...[]byte) {
+	if err := r.cache.put(sub, name, data...); err != nil {
 		r.opts.Logger.Warn("the cache cannot be written", "error", err)
 	}
 }
 
-func (c *cache) put(sub, name string, data []byte) error {
+func (c *cache) put(sub, name string, data ...[]byte) error {
 	if c == nil {
 		return nil
 	}
@@ -80,9 +97,10 @@ func (c *cache) put(sub, name string, data []byte) error {
 	if err != nil {
 		return fmt.Errorf("cache: %w", err)
 	}
-	_, err = f.Write(data)
-	if err == nil {
-		_, err = f.Write(c.sum(sub, name, data))
+	for _, d := range append(data[:len(data):len(data)], c.sum(sub, name, data...)) {
+		if err == nil {
+			_, err = f.Write(d)
+		}
 	}
 	if cerr := f.Close(); err == nil {
 		err = cerr

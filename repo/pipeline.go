@@ -26,11 +26,12 @@ const (
 	batchOps     = 1024
 	contentFrame = 512 << 10
 	treeFrame    = 256 << 10
-	packTarget   = 16 << 20 // before padding, which then does not exceed it
+	packTarget   = 12 << 20 // before padding; the collector lets the heap double, so three of 16 MiB would be too much
 	packBuffer   = packTarget + 64<<10
+	encoderSize  = 3 << 20
 	frameBlobs   = 8 << 10 // tiny files: what is known of a blob takes more memory than the blob
 	packBlobs    = 64 << 10
-	segmentBlobs = 128 << 10
+	segmentBlobs = 64 << 10
 	segmentEvery = 8 // packs, and an eighth of what was put so far
 )
 
@@ -39,6 +40,7 @@ type opKind uint8
 const (
 	opChunk  opKind = iota // the next chunk of the current content
 	opHole                 // a hole of n bytes
+	opUntold               // the content that begins has no change token
 	opKnown                // pieces that the repository has: each was looked up
 	opFile                 // the current content is that of this entry
 	opDrop                 // the current content is nobody's
@@ -92,7 +94,8 @@ type finishedPack struct {
 
 type pipeline struct {
 	s      *session
-	ctx    context.Context
+	caller context.Context // of Backup
+	ctx    context.Context // is done as well when any of the boxes fails
 	group  *errgroup.Group
 	counts counters
 	tokens *tokenWriter // nil: none are kept
@@ -130,13 +133,13 @@ type counters struct {
 // newPipeline starts all but the walk, which the caller is.
 func newPipeline(ctx context.Context, s *session, tokens *tokenWriter, maxChunk int) *pipeline {
 	o := &s.repo.opts
-	group, ctx := errgroup.WithContext(ctx)
-	p := &pipeline{s: s, ctx: ctx, group: group, tokens: tokens, batchSize: max(1<<20, maxChunk), flushed: time.Now()}
+	group, gctx := errgroup.WithContext(ctx)
+	p := &pipeline{s: s, caller: ctx, ctx: gctx, group: group, tokens: tokens, batchSize: max(1<<20, maxChunk), flushed: time.Now()}
 	// What the circles take is at most half, packs take the rest: at least one to fill and one to put, and two puts at a time hide much of what
 	// making a file durable costs.
 	workers := max(1, min(o.Workers, (int(o.MaxMemory/2)/p.batchSize-8)/3))
 	batches, frames := workers+2, workers+3
-	used := int64(batches+2*frames) * int64(p.batchSize)
+	used := int64(batches+2*frames)*int64(p.batchSize) + int64(workers)*encoderSize
 	packs := int(min(max((o.MaxMemory-used)/packBuffer, 2), 8))
 
 	p.free, p.work, p.ordered = make(chan *batch, batches), make(chan *batch, batches), make(chan *batch, batches)
@@ -333,8 +336,8 @@ func (p *pipeline) putting() error {
 		p.blobs += done.BlobCount()
 		p.packed++
 		var flush []index.Pack
-		if len(p.pending) >= max(segmentEvery, p.packed/segmentEvery) || time.Since(p.flushed) > times.segment {
-			flush, p.pending, p.flushed = p.pending, nil, time.Now()
+		if len(p.pending) >= max(segmentEvery, p.packed/segmentEvery) || p.blobs >= segmentBlobs || time.Since(p.flushed) > times.segment {
+			flush, p.pending, p.blobs, p.flushed = p.pending, nil, 0, time.Now()
 		}
 		p.mu.Unlock()
 		if err := p.flush(p.ctx, flush); err != nil {
@@ -363,9 +366,9 @@ func (p *pipeline) wait(err error) error {
 		close(p.work)
 	}
 	gerr := p.group.Wait() // the first error of all; it has cancelled p.ctx
-	ctx := context.WithoutCancel(p.ctx)
+	ctx := p.caller
 	if gerr != nil {
-		c, cancel := context.WithTimeout(ctx, times.grace)
+		c, cancel := context.WithTimeout(context.WithoutCancel(ctx), times.grace)
 		defer cancel()
 		ctx = c
 	}

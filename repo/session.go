@@ -34,12 +34,13 @@ type session struct {
 func (r *Repo) begin(ctx context.Context, series string) (*session, error) {
 	now := time.Now()
 	s := &session{repo: r, id: newSession(r.keys, series, now), begun: now}
-	if err := s.mark(ctx, markerName(s.id)); err != nil {
-		return nil, fmt.Errorf("begin a session: %w", err)
-	}
-	// From here on the session can be seen: it needs its end.
 	rctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
+	// From here on the session may be seen, also when the store says that its marker failed: it needs its end.
+	if err := s.mark(ctx, markerName(s.id)); err != nil {
+		s.end(ctx, false)
+		return nil, fmt.Errorf("begin a session: %w", err)
+	}
 	s.renewed.Go(func() { s.renew(rctx) })
 	view, err := r.loadView(ctx)
 	if err != nil {
@@ -89,9 +90,7 @@ func (s *session) putSegment(ctx context.Context, packs []index.Pack) (int64, er
 	if err := putOnce(ctx, s.repo.backend, indexName(id), object); err != nil {
 		return 0, err
 	}
-	if s.repo.cache != nil {
-		s.repo.remember("index", id, append([]byte{byte(crypt.KindSegment)}, payload...))
-	}
+	s.repo.remember("index", id, []byte{byte(crypt.KindSegment)}, payload)
 	return int64(len(object)), nil
 }
 

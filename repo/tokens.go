@@ -38,7 +38,7 @@ func tokenFile(r *Repo, series string) string {
 	return fmt.Sprintf("%x", sid[:])
 }
 
-// A tokenWriter writes a token file. All methods of a nil one do nothing.
+// A tokenWriter writes a token file. All methods of a nil one do nothing. An error waits for commit: without a token file the next backup only reads more.
 type tokenWriter struct {
 	f    *os.File
 	path string // of the finished file
@@ -46,7 +46,9 @@ type tokenWriter struct {
 	buf  *bufio.Writer
 	enc  *cbor.Encoder
 	rec  tokenRecord
-	part bool // some of the current file was written
+	part bool  // some of the current file was written
+	mute bool  // the current file has no token
+	err  error // the first; nothing is written after it
 }
 
 // newTokenWriter begins a token file; nil when there is no cache or it cannot be written, for then the next backup only reads more.
@@ -75,14 +77,19 @@ func tokenHash(r *Repo, series string) hash.Hash {
 	return h
 }
 
-func (w *tokenWriter) piece(length uint64, id []byte) error {
-	if w == nil {
-		return nil
+// skip says that the file whose pieces come next has no token.
+func (w *tokenWriter) skip() {
+	if w != nil {
+		w.mute = true
+	}
+}
+
+func (w *tokenWriter) piece(length uint64, id []byte) {
+	if w == nil || w.mute || w.err != nil {
+		return
 	}
 	if len(w.rec.Pieces) == tokenPieces {
-		if err := w.write(); err != nil {
-			return err
-		}
+		w.write()
 		w.part = true
 	}
 	n := len(w.rec.Pieces)
@@ -93,43 +100,40 @@ func (w *tokenWriter) piece(length uint64, id []byte) error {
 	}
 	p := &w.rec.Pieces[n]
 	p.Length, p.ID = length, append(p.ID[:0], id...)
-	return nil
 }
 
-func (w *tokenWriter) write() error {
-	err := w.enc.Encode(&w.rec)
-	w.rec.Pieces, w.rec.End, w.rec.Path, w.rec.Token, w.rec.Xattrs = w.rec.Pieces[:0], false, nil, nil, nil
-	if err != nil {
-		return fmt.Errorf("cache: %w", err)
+func (w *tokenWriter) write() {
+	if w.err == nil {
+		w.err = w.enc.Encode(&w.rec)
 	}
-	return nil
+	w.rec.Pieces, w.rec.End, w.rec.Path, w.rec.Token, w.rec.Xattrs = w.rec.Pieces[:0], false, nil, nil, nil
 }
 
 // end ends the current file.
-func (w *tokenWriter) end(path string, e *tree.Entry) error {
+func (w *tokenWriter) end(path string, e *tree.Entry) {
 	if w == nil {
-		return nil
+		return
 	}
-	if len(e.Token) == 0 {
-		return w.drop()
+	if len(e.Token) == 0 || w.mute {
+		w.drop()
+		return
 	}
 	w.part = false
 	w.rec.End, w.rec.Path, w.rec.Token, w.rec.Xattrs = true, []byte(path), e.Token, e.Xattrs
-	return w.write()
+	w.write()
 }
 
 // drop takes back the current file.
-func (w *tokenWriter) drop() error {
+func (w *tokenWriter) drop() {
 	if w == nil {
-		return nil
+		return
 	}
-	w.rec.Pieces = w.rec.Pieces[:0]
-	if !w.part {
-		return nil
+	w.rec.Pieces, w.mute = w.rec.Pieces[:0], false
+	if w.part {
+		w.part = false
+		w.rec.End = true
+		w.write()
 	}
-	w.part = false
-	w.rec.End = true
-	return w.write()
 }
 
 // commit puts the file in the place of the last one.
@@ -137,7 +141,10 @@ func (w *tokenWriter) commit() error {
 	if w == nil {
 		return nil
 	}
-	err := w.buf.Flush()
+	err := w.err
+	if err == nil {
+		err = w.buf.Flush()
+	}
 	if err == nil {
 		_, err = w.f.Write(w.sum.Sum(nil))
 	}

@@ -197,6 +197,8 @@ func sortedEntries(ctx context.Context, fsys fs.FS, dir string) iter.Seq2[fs.Dir
 	return func(yield func(fs.DirEntry, error) bool) {
 		list, err := fs.ReadDir(fsys, dir)
 		slices.SortFunc(list, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+		// A folder that changes while it is listed may name an entry twice.
+		list = slices.CompactFunc(list, func(a, b fs.DirEntry) bool { return a.Name() == b.Name() })
 		for _, d := range list {
 			if !yield(d, nil) {
 				return
@@ -308,7 +310,7 @@ func (w *walker) file(ctx context.Context, path, rawPath, rawName string, info f
 	e, err := w.read(ctx, path, rawName, info, a)
 	if err != nil {
 		if a.Stream {
-			return fmt.Errorf("read %s: %w", rawPath, err)
+			return fatal{fmt.Errorf("read %s: %w", rawPath, err)}
 		}
 		if err := w.record(rawPath, err); err != nil {
 			return err
@@ -364,6 +366,11 @@ func (w *walker) read(ctx context.Context, path, rawName string, info fs.FileInf
 		}
 		a = attrOf(info)
 	}
+	if a.Stream || len(a.Token) == 0 {
+		if err := w.add(op{kind: opUntold}); err != nil {
+			return nil, fatal{err}
+		}
+	}
 	var size int64
 	if sparse, ok := f.(SparseFile); ok && !a.Stream {
 		size, err = w.readExtents(ctx, sparse, info.Size())
@@ -377,10 +384,12 @@ func (w *walker) read(ctx context.Context, path, rawName string, info fs.FileInf
 	if err != nil {
 		return nil, err
 	}
+	unread := w.p.counts.unread.Load()
 	e, err := w.describe(path, rawName, info, f)
 	if err != nil || e == nil || a.Stream {
 		return e, err
 	}
+	whole := w.p.counts.unread.Load() == unread // else the next backup has to try again, and to say so
 	after, err := f.Stat()
 	if err != nil {
 		return nil, err
@@ -390,7 +399,7 @@ func (w *walker) read(ctx context.Context, path, rawName string, info fs.FileInf
 		e.Flags |= tree.FlagChanged
 		return e, errChanged
 	}
-	if len(a.Token) > 0 && (a.Changed.IsZero() || w.begun.Sub(a.Changed) >= times.racy) {
+	if whole && len(a.Token) > 0 && (a.Changed.IsZero() || w.begun.Sub(a.Changed) >= times.racy) {
 		e.Token = token(a.Token)
 	}
 	return e, nil

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"io/fs"
 	"time"
+	"unicode/utf8"
 
 	"github.com/zeebo/blake3"
 
@@ -101,7 +102,7 @@ func fsMode(mode uint32) fs.FileMode {
 // newEntry returns the entry of a folder that info describes, without content.
 func newEntry(name string, info fs.FileInfo, a *Attr, xattrs map[string][]byte) (*tree.Entry, bool) {
 	mode, ok := posixMode(info.Mode())
-	e := &tree.Entry{Name: []byte(name), Mode: mode, ModTime: tree.TimeOf(info.ModTime()), User: a.User, Group: a.Group, Type: a.ContentType}
+	e := &tree.Entry{Name: []byte(name), Mode: mode, ModTime: tree.TimeOf(info.ModTime()), User: text(a.User), Group: text(a.Group), Type: text(a.ContentType)}
 	if a.Owned {
 		e.UID, e.GID = &a.UID, &a.GID
 	}
@@ -112,7 +113,7 @@ func newEntry(name string, info fs.FileInfo, a *Attr, xattrs map[string][]byte) 
 		e.Device = &tree.Numbers{A: uint64(a.Major), B: uint64(a.Minor)}
 	}
 	for _, k := range sortedKeys(a.Meta) {
-		e.Meta = append(e.Meta, tree.Pair{Key: k, Value: a.Meta[k]})
+		e.Meta = append(e.Meta, tree.Pair{Key: text(k), Value: text(a.Meta[k])})
 	}
 	for _, k := range sortedKeys(xattrs) {
 		e.Xattrs = append(e.Xattrs, tree.Xattr{Name: []byte(k), Value: xattrs[k]})
@@ -121,6 +122,14 @@ func newEntry(name string, info fs.FileInfo, a *Attr, xattrs map[string][]byte) 
 		e.Flags |= tree.FlagStream
 	}
 	return e, ok
+}
+
+// text returns s in a form that the format takes for text: as it is or, if it is not UTF-8, escaped.
+func text(s string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	return Escape(s)
 }
 
 // attrOfEntry is the reverse of newEntry.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/varvebackup/varve/chunk"
 )
@@ -59,6 +60,11 @@ func (r *Repo) backup(ctx context.Context, series string, fsys fs.FS, o *BackupO
 	if err := checkSeries(series); err != nil {
 		return nil, err
 	}
+	for k, v := range o.Tags {
+		if !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return nil, fmt.Errorf("the tag %q=%q is not UTF-8", k, v)
+		}
+	}
 	if r.config == nil {
 		return nil, fmt.Errorf("nothing can be written without the config: %w", r.broken)
 	}
@@ -66,8 +72,11 @@ func (r *Repo) backup(ctx context.Context, series string, fsys fs.FS, o *BackupO
 	if err != nil {
 		return nil, err
 	}
-	if parent != nil && o.MinAge > 0 && time.Since(parent.Time) < o.MinAge {
-		return parent, ErrFresh
+	if parent != nil && o.MinAge > 0 {
+		// One from the future says more of a clock than of its age: it must not hold up all others until its time has come.
+		if age := time.Since(parent.Time); age < o.MinAge && age > -o.MinAge {
+			return parent, ErrFresh
+		}
 	}
 	s, err := r.begin(ctx, series)
 	if err != nil {
@@ -102,6 +111,7 @@ func (r *Repo) runSession(ctx context.Context, s *session, series string, fsys f
 	if snap.Host == "" {
 		snap.Host, _ = os.Hostname() // without a name there is none in the snapshot
 	}
+	snap.Host = text(snap.Host)
 	streams, files := r.config.Streams.chunk(), r.config.Files.chunk()
 	cutStreams, err := chunk.New(streams, r.keys.ChunkingKey())
 	if err != nil {

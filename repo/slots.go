@@ -83,7 +83,7 @@ func (r *Repo) RemoveSlot(ctx context.Context, prefix string) error {
 		if slots[i].Role == crypt.Owner {
 			owners++
 		}
-		if strings.HasPrefix(slots[i].ID, prefix) {
+		if prefix != "" && strings.HasPrefix(slots[i].ID, prefix) {
 			if found != nil {
 				return fmt.Errorf("remove a slot: several begin with %q", prefix)
 			}
@@ -91,7 +91,7 @@ func (r *Repo) RemoveSlot(ctx context.Context, prefix string) error {
 		}
 	}
 	switch {
-	case found == nil || prefix == "":
+	case found == nil:
 		return fmt.Errorf("remove a slot: %q: %w", prefix, fs.ErrNotExist)
 	case found.Current:
 		return fmt.Errorf("remove a slot: %w: %s is the one in use, open with another first", ErrBusy, found.ID)

@@ -2,6 +2,7 @@ package index
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"iter"
 	"math"
@@ -34,12 +35,12 @@ type Frame struct {
 	Birth int64 // Unix seconds by the store's clock
 }
 
-// PackInfo is one pack of the Index. The same pack may stand there twice when two segments contradict each other about it.
+// PackInfo is one pack of the Index. A pack that several segments describe stands there for each; what they agree upon is found in one of them only.
 type PackInfo struct {
 	ID       pack.ID
 	Size     uint32
 	State    State
-	Segment  uint32 // number of the first segment that described it, in the order of Add
+	Segment  uint32 // number of the segment that described it, in the order of Add
 	Sections []*pack.Section
 }
 
@@ -53,7 +54,6 @@ type Index struct {
 	bases    []pack.ID
 	packs    []PackInfo
 	sections map[string]*pack.Section
-	present  []uint8 // by frame: whether it can be relied upon
 }
 
 type frameRec struct {
@@ -64,6 +64,8 @@ type frameRec struct {
 	pack                 uint32
 	bases, nbases        uint32
 	section, codec, deep uint8
+	kind                 uint8 // of its section
+	present              uint8 // whether it can be relied upon
 }
 
 // A Builder collects segments into an Index.
@@ -115,6 +117,7 @@ func (b *Builder) Add(payload []byte, stored int64, rewritten bool) error {
 			if rewritten {
 				f.birth = int64(le.Uint64(r[24:]))
 			}
+			f.kind = p.Sections[f.section].Kind
 			for range f.nbases {
 				x.bases = append(x.bases, pack.ID(s.bases[base*baseSize:]))
 				base++
@@ -137,35 +140,65 @@ func (b *Builder) Add(payload []byte, stored int64, rewritten bool) error {
 // Index returns what was added. The Builder is then done.
 func (b *Builder) Index() *Index {
 	x := b.x
+	x.unify()
 	sortRecs(x.recs)
-	// A segment and its rewritten form say the same of a frame: one of the two is enough, the one with the older birth.
-	kept := x.recs[:0]
-	for _, r := range x.recs {
-		same := false
-		for j := len(kept) - 1; j >= 0 && kept[j].id == r.id; j-- {
-			if o := &kept[j]; o.off == r.off && o.len == r.len && x.sameFrame(o.frame, r.frame) {
-				if x.frames[r.frame].birth < x.frames[o.frame].birth {
-					o.frame = r.frame
-				}
-				same = true
-				break
-			}
-		}
-		if !same {
-			kept = append(kept, r)
-		}
-	}
-	clear(x.recs[len(kept):])
-	x.recs = kept
+	x.recs = slices.Compact(x.recs)
 	x.settle()
 	return x
 }
 
-func (x *Index) sameFrame(a, b uint32) bool {
+// unify lets all copies in frames that are the same stand in one of them, the one with the oldest birth: a segment and its rewritten form say the
+// same of a frame. Only packs that more than one segment describes have such frames.
+func (x *Index) unify() {
+	first, twice := make(map[pack.ID]int, len(x.packs)), make([]bool, len(x.packs))
+	found := false
+	for i := range x.packs {
+		if j, ok := first[x.packs[i].ID]; ok {
+			twice[i], twice[j], found = true, true, true
+		} else {
+			first[x.packs[i].ID] = i
+		}
+	}
+	if !found {
+		return
+	}
+	var same []uint32
+	for n := range x.frames {
+		if twice[x.frames[n].pack] {
+			same = append(same, uint32(n))
+		}
+	}
+	slices.SortFunc(same, func(a, b uint32) int {
+		return cmp.Or(x.compareFrames(a, b), cmp.Compare(x.frames[a].birth, x.frames[b].birth), cmp.Compare(a, b))
+	})
+	to := map[uint32]uint32{}
+	for i := 1; i < len(same); i++ {
+		if x.compareFrames(same[i-1], same[i]) == 0 {
+			to[same[i]] = same[i-1]
+			same[i] = same[i-1]
+		}
+	}
+	for i := range x.recs {
+		if r := &x.recs[i]; twice[x.frames[r.frame].pack] {
+			if n, ok := to[r.frame]; ok {
+				r.frame = n
+			}
+		}
+	}
+}
+
+// compareFrames orders frames by all that segments say of them but their birth.
+func (x *Index) compareFrames(a, b uint32) int {
 	f, g := &x.frames[a], &x.frames[b]
 	p, q := &x.packs[f.pack], &x.packs[g.pack]
-	return p.ID == q.ID && p.Size == q.Size && f.offset == g.offset && f.stored == g.stored && f.counter == g.counter && f.plain == g.plain && f.codec == g.codec &&
-		f.deep == g.deep && p.Sections[f.section] == q.Sections[g.section] && slices.Equal(x.basesOf(f), x.basesOf(g))
+	if c := cmp.Or(bytes.Compare(p.ID[:], q.ID[:]), cmp.Compare(f.offset, g.offset), cmp.Compare(p.Size, q.Size), cmp.Compare(f.stored, g.stored),
+		cmp.Compare(f.plain, g.plain), cmp.Compare(f.counter, g.counter), cmp.Compare(f.codec, g.codec), cmp.Compare(f.deep, g.deep)); c != 0 {
+		return c
+	}
+	if s, t := p.Sections[f.section], q.Sections[g.section]; s != t {
+		return cmp.Or(cmp.Compare(s.Kind, t.Kind), cmp.Compare(s.AEAD, t.AEAD), bytes.Compare(s.Key, t.Key))
+	}
+	return slices.CompareFunc(x.basesOf(f), x.basesOf(g), func(a, b pack.ID) int { return bytes.Compare(a[:], b[:]) })
 }
 
 func (x *Index) basesOf(f *frameRec) []pack.ID { return x.bases[f.bases : f.bases+f.nbases] }
@@ -196,10 +229,10 @@ func (x *Index) Section(n uint32) *pack.Section {
 }
 
 // Present tells whether frame n can be relied upon: neither its pack nor, through all depths, that of any base is condemned or freed.
-func (x *Index) Present(n uint32) bool { return x.present[n] == isPresent }
+func (x *Index) Present(n uint32) bool { return x.frames[n].present == isPresent }
 
 // Kind returns the kind of the section of frame n.
-func (x *Index) Kind(n uint32) uint8 { return x.Section(n).Kind }
+func (x *Index) Kind(n uint32) uint8 { return x.frames[n].kind }
 
 func (x *Index) copyAt(i int) Copy {
 	r := &x.recs[i]
@@ -209,27 +242,26 @@ func (x *Index) copyAt(i int) Copy {
 // search returns the place of the first record that is not below id. Ids are uniform, so interpolation finds it in two or three steps (Perl, Itai
 // and Avni 1978); a few steps of it leave a range so small that bisection ends it, whatever a hostile segment holds.
 func (x *Index) search(id *pack.ID) int {
-	lo, hi := 0, len(x.recs)
+	lo, hi := 0, len(x.recs) // all before lo are below, none from hi on
 	key := binary.BigEndian.Uint64(id[:8])
 	klo, khi := uint64(0), uint64(math.MaxUint64)
-	for step := 0; hi-lo > 8 && step < 6; step++ {
-		if key < klo || key > khi || khi == klo {
-			break
-		}
+	for step := 0; hi-lo > 8 && step < 6 && klo < khi; step++ {
 		mid := lo + int(float64(key-klo)/float64(khi-klo)*float64(hi-lo))
 		mid = min(max(mid, lo), hi-1)
-		k := binary.BigEndian.Uint64(x.recs[mid].id[:8])
-		switch {
-		case k < key:
+		r := &x.recs[mid].id
+		k := binary.BigEndian.Uint64(r[:8])
+		// Ids that begin alike are told apart by the rest.
+		if k < key || k == key && bytes.Compare(r[:], id[:]) < 0 {
 			lo, klo = mid+1, k
-		default:
+		} else {
 			hi, khi = mid, k
 		}
 	}
 	return lo + sort.Search(hi-lo, func(i int) bool { return bytes.Compare(x.recs[lo+i].id[:], id[:]) >= 0 })
 }
 
-// Find appends all copies of a blob of one kind to dst, the better first: those that are present, of these the oldest birth.
+// Find appends all copies of a blob of one kind to dst, the better first: those that are present, of these the oldest birth. The order of copies that
+// are equally good depends on what they are alone, not on the order in which segments were added.
 func (x *Index) Find(dst []Copy, id pack.ID, kind uint8) []Copy {
 	start := len(dst)
 	for i := x.search(&id); i < len(x.recs) && x.recs[i].id == id; i++ {
@@ -238,17 +270,12 @@ func (x *Index) Find(dst []Copy, id pack.ID, kind uint8) []Copy {
 		}
 	}
 	if found := dst[start:]; len(found) > 1 {
-		slices.SortStableFunc(found, func(a, b Copy) int {
-			if p, q := x.present[a.Frame], x.present[b.Frame]; p != q {
-				return int(p) - int(q)
+		slices.SortFunc(found, func(a, b Copy) int {
+			f, g := &x.frames[a.Frame], &x.frames[b.Frame]
+			if c := cmp.Or(cmp.Compare(f.present, g.present), cmp.Compare(f.birth, g.birth)); c != 0 || a.Frame == b.Frame {
+				return cmp.Or(c, cmp.Compare(a.Offset, b.Offset), cmp.Compare(a.Length, b.Length))
 			}
-			switch p, q := x.frames[a.Frame].birth, x.frames[b.Frame].birth; {
-			case p < q:
-				return -1
-			case p > q:
-				return 1
-			}
-			return 0
+			return x.compareFrames(a.Frame, b.Frame)
 		})
 	}
 	return dst
@@ -257,7 +284,7 @@ func (x *Index) Find(dst []Copy, id pack.ID, kind uint8) []Copy {
 // Has tells whether a present copy of a blob of this kind and length is there: one that a new snapshot may build upon.
 func (x *Index) Has(id pack.ID, kind uint8, length uint32) bool {
 	for i := x.search(&id); i < len(x.recs) && x.recs[i].id == id; i++ {
-		if f := x.recs[i].frame; x.recs[i].len == length && x.present[f] == isPresent && x.Kind(f) == kind {
+		if f := x.recs[i].frame; x.recs[i].len == length && x.Present(f) && x.Kind(f) == kind {
 			return true
 		}
 	}
@@ -267,7 +294,7 @@ func (x *Index) Has(id pack.ID, kind uint8, length uint32) bool {
 // HasAny is Has for a caller that does not know the length.
 func (x *Index) HasAny(id pack.ID, kind uint8) bool {
 	for i := x.search(&id); i < len(x.recs) && x.recs[i].id == id; i++ {
-		if f := x.recs[i].frame; x.present[f] == isPresent && x.Kind(f) == kind {
+		if f := x.recs[i].frame; x.Present(f) && x.Kind(f) == kind {
 			return true
 		}
 	}
@@ -294,12 +321,11 @@ const (
 
 // settle decides for each frame whether it is present.
 func (x *Index) settle() {
-	x.present = make([]uint8, len(x.frames))
 	for n := range x.frames {
-		if x.packs[x.frames[n].pack].State != Live {
-			x.present[n] = isDoubtful
-		} else if x.frames[n].nbases > 0 {
-			x.present[n] = isUnknown
+		if f := &x.frames[n]; x.packs[f.pack].State != Live {
+			f.present = isDoubtful
+		} else if f.nbases > 0 {
+			f.present = isUnknown
 		}
 	}
 	for n := range x.frames {
@@ -309,22 +335,22 @@ func (x *Index) settle() {
 
 // visit settles a frame over bases. Depth falls with each step, so it ends; a base at no lower depth does not count.
 func (x *Index) visit(n uint32) bool {
-	if x.present[n] != isUnknown {
-		return x.present[n] == isPresent
-	}
-	x.present[n] = isVisited
 	f := &x.frames[n]
+	if f.present != isUnknown {
+		return f.present == isPresent
+	}
+	f.present = isVisited
 	for _, id := range x.basesOf(f) {
 		found := false
 		for i := x.search(&id); i < len(x.recs) && x.recs[i].id == id && !found; i++ {
 			b := x.recs[i].frame
-			found = x.frames[b].deep < f.deep && x.Kind(b) == x.Kind(n) && x.visit(b)
+			found = x.frames[b].deep < f.deep && x.frames[b].kind == f.kind && x.visit(b)
 		}
 		if !found {
-			x.present[n] = isDoubtful
+			f.present = isDoubtful
 			return false
 		}
 	}
-	x.present[n] = isPresent
+	f.present = isPresent
 	return true
 }

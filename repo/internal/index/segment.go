@@ -4,6 +4,7 @@ package index
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -209,7 +210,7 @@ func parse(b []byte, rewritten bool) (*segment, error) {
 		if uint64(r.frame) >= n[2] || r.len == 0 || uint64(r.off)+uint64(r.len) > uint64(le.Uint32(s.frames[r.frame*frameSize+12:])) {
 			return nil, damaged("blob %d", i)
 		}
-		if i > 0 && last.compare(&r) >= 0 {
+		if i > 0 && (last.compare(&r) >= 0 || last.id == r.id && last.frame == r.frame && last.off == r.off) {
 			return nil, damaged("blobs are not in order")
 		}
 		last = r
@@ -241,17 +242,5 @@ func (r *rec) compare(o *rec) int {
 	if c := bytes.Compare(r.id[:], o.id[:]); c != 0 {
 		return c
 	}
-	switch {
-	case r.frame != o.frame:
-		if r.frame < o.frame {
-			return -1
-		}
-		return 1
-	case r.off != o.off:
-		if r.off < o.off {
-			return -1
-		}
-		return 1
-	}
-	return 0
+	return cmp.Or(cmp.Compare(r.frame, o.frame), cmp.Compare(r.off, o.off), cmp.Compare(r.len, o.len))
 }

@@ -102,7 +102,7 @@ func BenchmarkParse(b *testing.B) {
 func TestMemory(t *testing.T) {
 	n := 1_000_000
 	if raceEnabled {
-		n /= 10
+		n /= 20
 	}
 	heap := func() uint64 {
 		var m runtime.MemStats

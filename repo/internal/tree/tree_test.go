@@ -36,7 +36,7 @@ func TestFolder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.SampledFrom([]int{0, 1, 2, 3, 20, 300, 300, 1500, 5000}).Draw(t, "about")
 		if raceEnabled {
-			n = min(n, 200)
+			n = min(n, 100)
 		}
 		seed, rate := rapid.Uint64().Draw(t, "seed"), rapid.SampledFrom([]uint64{3, 10, 128}).Draw(t, "rate")
 		seen := map[string]bool{}
@@ -300,7 +300,7 @@ func TestNodesByHand(t *testing.T) {
 func TestStability(t *testing.T) {
 	files, chunks := 100_000, 1_000_000
 	if raceEnabled {
-		files, chunks = 20_000, 50_000
+		files, chunks = 10_000, 30_000
 	}
 	var entries []*tree.Entry
 	for _, n := range names(files, 1) {

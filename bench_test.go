@@ -481,17 +481,13 @@ func dumps(b *testing.B) (origin string, first, second []byte) {
 		first, second = sqlPair(20_000_000)
 		return "A made-up dump", first, second
 	}
-	orders := 26_000
-	if os.Getenv("VARVE_TEST_LONG") == "1" {
-		orders = 400_000
-	}
 	pg := pgtest.Start(b)
 	dump := func() []byte {
 		cmd := exec.Command(pg.Dump("shop")[0], pg.Dump("shop")[1:]...)
 		cmd.Env = append(os.Environ(), pg.Env...)
 		return try(cmd.Output())
 	}
-	pg.Shop("shop", orders)
+	pg.Shop("shop", pgtest.Orders())
 	first = dump()
 	pg.Day("shop", 1)
 	return "A pg_dump", first, dump()

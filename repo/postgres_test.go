@@ -2,6 +2,7 @@ package repo_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -20,14 +21,6 @@ import (
 	"github.com/varvebackup/varve/repo"
 	"github.com/varvebackup/varve/source"
 )
-
-// shopOrders sizes the database: dumps of about 25 MB, or, with VARVE_TEST_LONG=1, of more than 300 MB.
-func shopOrders() int {
-	if os.Getenv("VARVE_TEST_LONG") == "1" {
-		return 400_000
-	}
-	return 26_000
-}
 
 // dumpOf runs pg_dump without the help of what is tested.
 func dumpOf(t *testing.T, pg *pgtest.Server, db string) []byte {
@@ -91,9 +84,10 @@ func checkLoad(t *testing.T, pg *pgtest.Server, name string, dump io.Reader, wan
 }
 
 func TestPostgres(t *testing.T) {
+	t.Parallel()
 	pg := pgtest.Start(t)
 	ctx := t.Context()
-	pg.Shop("shop", shopOrders())
+	pg.Shop("shop", pgtest.Orders())
 
 	store, err := dir.Create(filepath.Join(t.TempDir(), "repository"))
 	if err != nil {
@@ -131,7 +125,7 @@ func TestPostgres(t *testing.T) {
 	if _, err := fmt.Sscan(pg.Query("shop", "select pg_database_size('shop')"), &size); err != nil {
 		t.Fatal(err)
 	}
-	if want := int64(300e6); shopOrders() > 100_000 && (size < want || int64(days[0].content.size) < want) {
+	if want := int64(300e6); os.Getenv("VARVE_TEST_LONG") == "1" && (size < want || int64(days[0].content.size) < want) {
 		t.Errorf("a database of %d bytes with a dump of %d is smaller than it should be", size, days[0].content.size)
 	}
 	for i, s := range snaps {
@@ -186,4 +180,112 @@ func shellLine(argv []string) string {
 		quoted[i] = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
 	}
 	return strings.Join(quoted, " ")
+}
+
+// The same by the program: a dump in a pipe, and a dump that it runs itself.
+func TestPostgresProgram(t *testing.T) {
+	t.Parallel()
+	pg := pgtest.Start(t)
+	tmp := t.TempDir()
+	varve := filepath.Join(tmp, "varve")
+	if out, err := exec.Command("go", "build", "-o", varve, "../cmd/varve").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	key, err := crypt.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := append(os.Environ(), pg.Env...)
+	env = append(env, "VARVE_REPO="+filepath.Join(tmp, "repository"), "VARVE_CACHE="+filepath.Join(tmp, "cache"), "VARVE_KEY="+key.Text(),
+		"VARVE_KEY_FILE=", "VARVE_PASSPHRASE=", "VARVE_PASSPHRASE_FILE=", "VARVE="+varve)
+	command := func(argv ...string) *exec.Cmd {
+		cmd := exec.CommandContext(t.Context(), argv[0], argv[1:]...)
+		cmd.Env = env
+		return cmd
+	}
+	mustRun := func(argv ...string) {
+		t.Helper()
+		if out, err := command(argv...).CombinedOutput(); err != nil {
+			t.Fatalf("%q: %v\n%s", argv, err, out)
+		}
+	}
+	mustRun(varve, "init")
+
+	pg.Shop("shop", pgtest.Orders())
+	dump := shellLine(pg.Dump("shop"))
+	days := []shopDay{dayOf(t, pg, "shop")}
+	mustRun("sh", "-c", dump+` | "$VARVE" backup pipe db.sql=-`)
+	mustRun(varve, "backup", "exec", "db.sql=exec:"+dump)
+	pg.Day("shop", 1)
+	days = append(days, dayOf(t, pg, "shop"))
+	mustRun("sh", "-c", dump+` | "$VARVE" backup pipe db.sql=-`)
+	mustRun(varve, "backup", "exec", "db.sql=exec:"+dump)
+
+	for _, series := range []string{"pipe", "exec"} {
+		ids := snapshotIDs(t, varve, env, series)
+		if len(ids) != len(days) {
+			t.Fatalf("series %s has the snapshots %q", series, ids)
+		}
+		for i, id := range ids {
+			cat := command(varve, "cat", id+":db.sql")
+			var stderr bytes.Buffer
+			cat.Stderr = &stderr
+			out, err := cat.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cat.Start(); err != nil {
+				t.Fatal(err)
+			}
+			checkLoad(t, pg, fmt.Sprintf("%s%d", series, i+1), out, days[i])
+			if err := cat.Wait(); err != nil {
+				t.Errorf("cat: %v\n%s", err, &stderr)
+			}
+		}
+	}
+
+	out, err := command(varve, "backup", "exec", "db.sql=exec:"+dump+" | head -c 5000000; exit 7").CombinedOutput()
+	if ee := (*exec.ExitError)(nil); !errors.As(err, &ee) || ee.ExitCode() != 1 {
+		t.Errorf("a dump that ends with status 7: %v\n%s", err, out)
+	}
+	if ids := snapshotIDs(t, varve, env, "exec"); len(ids) != len(days) {
+		t.Errorf("a dump that failed left a snapshot: %q", ids)
+	}
+	mustRun(varve, "check", "--read-data")
+}
+
+// snapshotIDs opens the repository beside the program and lists a series.
+func snapshotIDs(t *testing.T, varve string, env []string, series string) []string {
+	t.Helper()
+	var root, secret string
+	for _, v := range env {
+		if p, ok := strings.CutPrefix(v, "VARVE_REPO="); ok {
+			root = p
+		}
+		if k, ok := strings.CutPrefix(v, "VARVE_KEY="); ok {
+			secret = k
+		}
+	}
+	key, err := crypt.ParseKey(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := dir.Open(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	r, err := repo.Open(ctx, store, key, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	var ids []string
+	for s, err := range r.Snapshots(ctx, repo.Filter{Series: series}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, s.ID)
+	}
+	return ids
 }

@@ -26,6 +26,8 @@ create table customers (
 	street text not null,
 	city text not null,
 	created_at timestamptz not null,
+	seen_at timestamptz not null,
+	settings jsonb not null,
 	note text
 );
 create table products (
@@ -42,6 +44,7 @@ create table orders (
 	customer_id bigint not null references customers,
 	status text not null,
 	total numeric(10, 2) not null,
+	ship_to text not null,
 	placed_at timestamptz not null,
 	changed_at timestamptz not null
 );
@@ -64,27 +67,29 @@ create table events (
 
 insert into customers
 select n, prose(1, :words) || n || '@' || prose(1, :words) || '.example', initcap(prose(2, :words)), initcap(prose(1, :words)) || ' ' || (random() * 200)::int,
-	initcap(prose(1, :words)), '2023-01-01'::timestamptz + n * interval '7 minutes', case when random() < 0.2 then prose(12, :words) end
-from generate_series(1, greatest(:orders / 4, 1)) n;
+	initcap(prose(1, :words)), '2023-01-01'::timestamptz + n * interval '7 minutes', '2024-01-01'::timestamptz + random() * interval '400 days',
+	jsonb_build_object('lang', (array['de', 'en', 'en', 'fr', 'it'])[1 + floor(random() * 5)], 'news', random() < 0.3, 'cart', floor(random() * 1e9), 'theme', prose(1, :words)),
+	case when random() < 0.4 then prose(30, :words) end
+from generate_series(1, greatest(:orders / 2, 1)) n;
 
 insert into products
-select n, upper(substr(md5(random()::text), 1, 10)), initcap(prose(3, :words)), prose(60, :words), (random() * 500)::numeric(10, 2), (random() * 1000)::int,
+select n, upper(substr(md5(random()::text), 1, 10)), initcap(prose(3, :words)), prose(80, :words), (random() * 500)::numeric(10, 2), (random() * 1000)::int,
 	'2024-01-01'::timestamptz + n * interval '1 hour'
-from generate_series(1, greatest(:orders / 50, 10)) n;
+from generate_series(1, greatest(:orders / 20, 10)) n;
 
 insert into orders
-select n, 1 + floor(random() * greatest(:orders / 4, 1)), (array['paid', 'sent', 'done', 'done', 'done'])[1 + floor(random() * 5)], (random() * 900)::numeric(10, 2),
-	'2024-01-01'::timestamptz + n * interval '97 seconds', '2024-01-02'::timestamptz + n * interval '97 seconds'
+select n, 1 + floor(random() * greatest(:orders / 2, 1)), (array['paid', 'sent', 'done', 'done', 'done'])[1 + floor(random() * 5)], (random() * 900)::numeric(10, 2),
+	initcap(prose(6, :words)), '2024-01-01'::timestamptz + n * interval '97 seconds', '2024-01-02'::timestamptz + n * interval '97 seconds'
 from generate_series(1, :orders) n;
 
 insert into order_lines
-select o, l, 1 + floor(random() * greatest(:orders / 50, 10)), 1 + floor(random() * 4), (random() * 500)::numeric(10, 2)
+select o, l, 1 + floor(random() * greatest(:orders / 20, 10)), 1 + floor(random() * 4), (random() * 500)::numeric(10, 2)
 from generate_series(1, :orders) o, generate_series(1, 3) l;
 
 insert into events
-select n, '2024-01-01'::timestamptz + n * interval '24 seconds', 1 + floor(random() * greatest(:orders / 4, 1)),
+select n, '2024-01-01'::timestamptz + n * interval '48 seconds', 1 + floor(random() * greatest(:orders / 2, 1)),
 	(array['view', 'view', 'view', 'search', 'cart', 'login', 'pay'])[1 + floor(random() * 7)], md5(random()::text)::uuid, prose(14, :words)
-from generate_series(1, :orders * 4) n;
+from generate_series(1, :orders * 2) n;
 
 create index on orders (customer_id, placed_at);
 create index on events (at);

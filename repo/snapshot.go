@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -89,8 +90,16 @@ func (s *Snapshot) manifest() *manifest {
 // snapshot checks m, which was found under the name of session, and returns it as a Snapshot.
 func (m *manifest) snapshot(session string) (*Snapshot, error) {
 	if m.Session != session || len(m.Root) != len(pack.ID{}) || len(m.Unread) != 0 && len(m.Unread) != len(pack.ID{}) ||
-		m.Parent != "" && !validSession(m.Parent) || m.Time.Ns >= 1e9 || m.End.Ns >= 1e9 {
+		m.Parent != "" && !validSession(m.Parent) || !possible(&m.Time) || !possible(&m.End) || m.Missing > math.MaxInt64 {
 		return nil, errors.New("a manifest whose fields do not fit")
+	}
+	if err := checkSeries(m.Series); err != nil {
+		return nil, err
+	}
+	for _, n := range m.Stats {
+		if n > math.MaxInt64 {
+			return nil, errors.New("a manifest whose numbers do not fit")
+		}
 	}
 	s := &Snapshot{ID: session, Series: m.Series, Time: m.Time.Time(), End: m.End.Time(), Host: m.Host, Parent: m.Parent, Version: m.Version,
 		root: pack.ID(m.Root), missing: int64(m.Missing)}
@@ -112,6 +121,12 @@ func (m *manifest) snapshot(session string) (*Snapshot, error) {
 		*p = int64(m.Stats[i])
 	}
 	return s, nil
+}
+
+// possible tells whether t is a time that a calendar has.
+func possible(t *tree.Time) bool {
+	y := t.Time().Year()
+	return t.Ns < 1e9 && 1 < y && y < 10_000
 }
 
 // Filter chooses snapshots. The zero Filter chooses all.

@@ -152,7 +152,7 @@ func TestTrailer(t *testing.T) {
 	if err := read(func(t []byte) { t[0] = 0 }); !errors.Is(err, pack.ErrDamaged) {
 		t.Error("version 0:", err)
 	}
-	for _, n := range []int{0, 1, 39, 40, 55, len(b) + 39, len(b) + 41, len(object) - 72, len(object) - 71, len(object), 1 << 31, 1<<32 - 1} {
+	for _, n := range []int64{0, 1, 39, 40, 55, int64(len(b)) + 39, int64(len(b)) + 41, int64(len(object)) - 72, int64(len(object)) - 71, int64(len(object)), 1 << 31, 1<<32 - 1} {
 		if err := read(func(t []byte) { le.PutUint32(t[16:], uint32(n)) }); !errors.Is(err, pack.ErrDamaged) {
 			t.Errorf("a directory of %d bytes: %v", n, err)
 		}
@@ -223,7 +223,7 @@ func TestHostileDirectories(t *testing.T) {
 		"bases of a plain frame":    func(b []byte) []byte { add(b, frame0+28, 1); return b },
 		"an empty blob":             func(b []byte) []byte { le.PutUint32(b[blob0+32:], 0); return b },
 		"blobs that do not add up":  func(b []byte) []byte { add(b, blob0+32, 1); return b },
-		"blobs that add up to 2^32": func(b []byte) []byte { add(b, blob0+32, 1<<31); add(b, blob0+36+32, 1<<31); return b },
+		"blobs that add up to 2^32": func(b []byte) []byte { add(b, blob0+32, -1<<31); add(b, blob0+36+32, -1<<31); return b },
 	} {
 		if err := read(pad(frames, change(bytes.Clone(good)))); !errors.Is(err, pack.ErrDamaged) {
 			t.Errorf("%s: %v", name, err)

@@ -29,11 +29,11 @@ func TestHostileNodes(t *testing.T) {
 	named := func(name string) map[int]any { return entryMap(func(m map[int]any) { m[1] = []byte(name) }) }
 	for name, v := range map[string]any{
 		"an entry":                        list{1, list{entry}},
-		"a long list":                     list{3, list{list{1, id}, list{1 << 61, no}, list{5, id}}},
+		"a long list":                     list{3, list{list{1, id}, list{uint64(1 << 61), no}, list{5, id}}},
 		"an index":                        list{2, 1, list{list{[]byte("a"), id, 5}, list{[]byte("b"), id, 1}}},
 		"an index with one child":         list{2, 16, list{list{[]byte("a"), id, 5}}},
 		"an index of a list":              list{4, 1, list{list{5, id}}},
-		"an entry with a content of 2^62": list{1, list{entryMap(func(m map[int]any) { m[12], m[13] = 1<<62, list{list{1 << 62, no}} })}},
+		"an entry with a content of 2^62": list{1, list{entryMap(func(m map[int]any) { m[12], m[13] = uint64(1<<62), list{list{uint64(1 << 62), no}} })}},
 	} {
 		if n, err := tree.Parse(encode(v)); err != nil {
 			t.Errorf("%s: %v, %+v", name, err, n)
@@ -72,7 +72,7 @@ func TestHostileNodes(t *testing.T) {
 		"a key of the future":    list{1, list{entryMap(func(m map[int]any) { m[20] = 1 })}},
 		"a key of text":          list{1, list{map[any]any{1: []byte("m"), 2: 0o100644, "3": 1}}},
 		"a mode too large":       list{1, list{entryMap(func(m map[int]any) { m[2] = 1 << 16 })}},
-		"a mode beyond 32 bits":  list{1, list{entryMap(func(m map[int]any) { m[2] = 1<<32 + 0o100644 })}},
+		"a mode beyond 32 bits":  list{1, list{entryMap(func(m map[int]any) { m[2] = uint64(1<<32 + 0o100644) })}},
 		"a negative mode":        list{1, list{entryMap(func(m map[int]any) { m[2] = -1 })}},
 		"a mode with a point":    list{1, list{entryMap(func(m map[int]any) { m[2] = 1.5 })}},
 		"no mode":                list{1, list{map[int]any{1: []byte("m")}}},
@@ -101,7 +101,7 @@ func TestHostileNodes(t *testing.T) {
 		"sizes that overflow": list{1, list{entryMap(func(m map[int]any) {
 			m[12], m[13] = 4, list{list{uint64(1 << 63), no}, list{uint64(1 << 63), no}, list{4, no}}
 		})}},
-		"a size beyond 2^62":              list{1, list{entryMap(func(m map[int]any) { m[12], m[13] = 1<<62+1, list{list{1<<62 + 1, no}} })}},
+		"a size beyond 2^62":              list{1, list{entryMap(func(m map[int]any) { m[12], m[13] = uint64(1<<62+1), list{list{uint64(1<<62 + 1), no}} })}},
 		"a list id of 31 bytes":           list{1, list{entryMap(func(m map[int]any) { m[12], m[14] = 5, id[1:] })}},
 		"a file with a folder":            list{1, list{entryMap(func(m map[int]any) { m[15] = id })}},
 		"a folder without id":             list{1, list{entryMap(func(m map[int]any) { m[2] = 0o40755 })}},
@@ -118,11 +118,11 @@ func TestHostileNodes(t *testing.T) {
 		"an empty hole":                   list{3, list{list{0, no}}},
 		"a piece larger than a frame":     list{3, list{list{pack.MaxPlain + 1, id}}},
 		"a short piece id":                list{3, list{list{1, id[1:]}}},
-		"lengths that overflow":           list{3, list{list{1 << 62, no}, list{1 << 62, no}, list{uint64(1 << 63), no}}},
-		"lengths beyond 2^62":             list{3, list{list{1 << 62, no}, list{1, no}}},
+		"lengths that overflow":           list{3, list{list{uint64(1 << 62), no}, list{uint64(1 << 62), no}, list{uint64(1 << 63), no}}},
+		"lengths beyond 2^62":             list{3, list{list{uint64(1 << 62), no}, list{1, no}}},
 		"an index of level 0":             list{2, 0, list{list{[]byte("a"), id, 5}}},
 		"an index of level 17":            list{2, 17, list{list{[]byte("a"), id, 5}}},
-		"an index of level 2^32":          list{2, 1 << 32, list{list{[]byte("a"), id, 5}}},
+		"an index of level 2^32":          list{2, uint64(1 << 32), list{list{[]byte("a"), id, 5}}},
 		"an index of a negative level":    list{2, -1, list{list{[]byte("a"), id, 5}}},
 		"an empty index":                  list{2, 1, list{}},
 		"children out of order":           list{2, 1, list{list{[]byte("b"), id, 5}, list{[]byte("a"), id, 5}}},
@@ -131,12 +131,12 @@ func TestHostileNodes(t *testing.T) {
 		"a child that is dots":            list{2, 1, list{list{[]byte(".."), id, 5}}},
 		"a child without id":              list{2, 1, list{list{[]byte("a"), no, 5}}},
 		"a child with nothing below":      list{2, 1, list{list{[]byte("a"), id, 0}}},
-		"counts that overflow":            list{2, 1, list{list{[]byte("a"), id, 1 << 62}, list{[]byte("b"), id, 1 << 62}, list{[]byte("c"), id, 1 << 62}, list{[]byte("d"), id, 1 << 62}, list{[]byte("e"), id, 5}}},
+		"counts that overflow":            list{2, 1, list{list{[]byte("a"), id, uint64(1 << 62)}, list{[]byte("b"), id, uint64(1 << 62)}, list{[]byte("c"), id, uint64(1 << 62)}, list{[]byte("d"), id, uint64(1 << 62)}, list{[]byte("e"), id, 5}}},
 		"an empty index of a list":        list{4, 1, list{}},
 		"an index of a list, level 0":     list{4, 0, list{list{5, id}}},
 		"an index of a list over a hole":  list{4, 1, list{list{5, no}}},
 		"an index of a list over nothing": list{4, 1, list{list{0, id}}},
-		"spans that overflow":             list{4, 1, list{list{1 << 62, id}, list{1 << 62, id}, list{1 << 62, id}, list{1 << 62, id}, list{1, id}}},
+		"spans that overflow":             list{4, 1, list{list{uint64(1 << 62), id}, list{uint64(1 << 62), id}, list{uint64(1 << 62), id}, list{uint64(1 << 62), id}, list{1, id}}},
 		"unread without flag":             list{5, list{list{[]byte("a"), "m"}}},
 		"a root with a name":              list{6, entryMap(func(m map[int]any) { m[2], m[15] = 0o40755, id })},
 		"a root that is a file":           list{6, entryMap(func(m map[int]any) { m[1] = no })},
@@ -241,7 +241,7 @@ func TestHostileTrees(t *testing.T) {
 		"a list":                     pieces(1, 2),
 		"an index of a list":         spans(1, list{3, pieces(1, 2)}, list{3, pieces(1, 2)}),
 		"garbage":                    try2(s.put([]byte("garbage"))),
-		"counts that overflow below": index(2, child("a", index(1, child("a", ab, 1<<61), child("c", cd, 1<<61)), 1<<62), child("x", good, 4)),
+		"counts that overflow below": index(2, child("a", index(1, child("a", ab, uint64(1<<61)), child("c", cd, uint64(1<<61))), uint64(1<<62)), child("x", good, 4)),
 	} {
 		var err error
 		n := 0

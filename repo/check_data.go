@@ -190,4 +190,3 @@ func (c *checker) spoil(ordinals []uint32) {
 		c.any = true
 	}
 }
-

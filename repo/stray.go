@@ -101,4 +101,3 @@ func (r *Repo) listPacks(ctx context.Context) (map[pack.ID]backend.Info, error) 
 	}
 	return packs, nil
 }
-

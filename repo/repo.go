@@ -40,6 +40,8 @@ var (
 	ErrFresh = errors.New("repo: the newest snapshot is recent enough")
 	// ErrVoid says that maintenance closed a session that had shown no life for two days: its snapshot was not made.
 	ErrVoid = errors.New("repo: the session was closed by maintenance")
+	// ErrUncertain says that the store did not tell whether it took the snapshot: it may be there. With any other error of Backup, the store had none when it was asked.
+	ErrUncertain = errors.New("repo: it is not known whether the snapshot was made")
 	// ErrRole says that the key at hand may not do this.
 	ErrRole = crypt.ErrRole
 	// ErrNoRepository says that a backend holds no repository.

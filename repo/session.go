@@ -132,7 +132,7 @@ func (s *session) commit(ctx context.Context, snap *Snapshot) (int64, error) {
 	case errors.Is(gerr, fs.ErrNotExist):
 		return 0, perr
 	}
-	return 0, fmt.Errorf("it is not known whether the snapshot %s was made: %w", s.id, errors.Join(perr, gerr))
+	return 0, fmt.Errorf("%w (%s): %w", ErrUncertain, s.id, errors.Join(perr, gerr))
 }
 
 // end puts the session's end and waits for its renewals. It does so after a failure too, and when ctx is cancelled: nobody has to wait for this session. That it fails harms nothing.

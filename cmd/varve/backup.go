@@ -126,8 +126,10 @@ func (a *app) backup(ctx context.Context, series string, args []string, f *backu
 	})
 	p.clear()
 	if snap == nil {
-		// Only then is it certain that nothing was sent to commit one.
-		if cause := context.Cause(ctx); cause != nil && errors.Unwrap(err) == cause {
+		if errors.Is(err, repo.ErrUncertain) {
+			return err
+		}
+		if context.Cause(ctx) != nil {
 			return failed{statusFailed, "interrupted: no snapshot was made, earlier ones are as they were, and what was stored already serves the next backup"}
 		}
 		if _, ok := errors.AsType[*source.CommandError](err); ok {

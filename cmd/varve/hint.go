@@ -79,6 +79,8 @@ func (a *app) sentence(err error) string {
 	pe, hasPath := errors.AsType[*fs.PathError](err)
 	hint := ""
 	switch {
+	case is(repo.ErrUncertain):
+		hint = "\"varve snapshots\" tells, once the store answers again"
 	case is(context.Canceled):
 		return fmt.Sprintf("interrupted (%v)", err)
 	case is(repo.ErrNoRepository):

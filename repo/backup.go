@@ -41,7 +41,8 @@ type Progress struct {
 // All regular files are read; links, devices and the like are recorded, never opened or followed. A file whose change token (see Attr) is that of the last snapshot
 // of the series is not read again, given a cache. Files that cannot be read, vanish, or change while they are read are recorded in the snapshot, which is returned together with ErrIncomplete.
 //
-// No snapshot is made, and the error says why, when the root or a stream cannot be read to its end, the backend fails, ctx is done, or maintenance closed the session (ErrVoid). Earlier
+// No snapshot is made, and the error says why, when the root or a stream cannot be read to its end, the backend fails, ctx is done, maintenance closed the session (ErrVoid), or a
+// record of maintenance or the config is damaged (*DamageError), for then nothing can be relied upon. Earlier
 // snapshots are not touched, and what was stored serves the next backup.
 //
 // Any number of backups may run at once.

@@ -61,8 +61,8 @@ func TestCancelled(t *testing.T) {
 	r, key := crashRepo(t, base, nil)
 	_, err := r.Backup(t.Context(), "shop", crashDayOne(), nil)
 	crashMust(t, err)
-	src := crashSource(5, 34<<20)
-	rounds := 12
+	src := crashSource(5, 14<<20)
+	rounds := 10
 	if long() {
 		rounds = 200
 	}
@@ -84,7 +84,7 @@ func TestCancelled(t *testing.T) {
 		}}
 		if i >= calls { // at a random moment
 			f.Before = nil
-			time.AfterFunc(time.Duration(rand.Int64N(int64(300*time.Millisecond))), func() { cancel(cause) })
+			time.AfterFunc(time.Duration(rand.Int64N(int64(100*time.Millisecond))), func() { cancel(cause) })
 		}
 		r := crashOpen(t, f, key, &repo.Options{Cache: t.TempDir()})
 		f.Reset()
@@ -113,10 +113,10 @@ func TestCancelled(t *testing.T) {
 		crashMust(t, err)
 		next, err := fresh.Backup(t.Context(), "shop", src, nil)
 		crashMust(t, err)
-		if want := int64(35<<20) + int64(len("file 5")) + 300<<10 + 3; next.Stats.New+there != want {
+		if want := int64(15<<20) + int64(len("file 5")) + 300<<10 + 3; next.Stats.New+there != want {
 			t.Errorf("put %d: %d bytes had arrived, %d were new, together not %d", at, there, next.Stats.New, want)
 		}
-		if packs := len(crashNames(t, store, "packs/")); at > 5 && i < calls && there < 10<<20 {
+		if packs := len(crashNames(t, store, "packs/")); at >= 5 && i < calls && there < 10<<20 {
 			t.Errorf("put %d: of %d packs only %d bytes were named", at, packs, there)
 		}
 	}
@@ -188,7 +188,11 @@ func TestBackendFails(t *testing.T) {
 	r, key := crashRepo(t, base, nil)
 	_, err := r.Backup(t.Context(), "shop", crashDayOne(), nil)
 	crashMust(t, err)
-	src := crashSource(6, 14<<20)
+	size := 14 << 20
+	if raceEnabled {
+		size = 1 << 20
+	}
+	src := crashSource(6, size)
 	failure := errors.New("the store is unwell")
 	for _, op := range []backendtest.Op{backendtest.Put, backendtest.Get, backendtest.List, backendtest.Entry, backendtest.Stat} {
 		for _, lost := range []bool{false, true} {
@@ -271,7 +275,7 @@ func TestSlowPuts(t *testing.T) {
 		}
 		return nil
 	}
-	size := int64(200 << 20)
+	size := int64(80 << 20)
 	var most int64
 	src := source.Stream("dump", func(ctx context.Context) (io.ReadCloser, error) {
 		s := newCrashStream(ctx, 3, size)
@@ -279,7 +283,7 @@ func TestSlowPuts(t *testing.T) {
 	})
 	_, err := r.Backup(t.Context(), "shop", src, nil)
 	crashMust(t, err)
-	if most > 80<<20 {
+	if most > 64<<20 {
 		t.Errorf("%d bytes were read ahead of what was put", most)
 	}
 }
@@ -319,7 +323,7 @@ func TestOrder(t *testing.T) {
 		}
 		return err
 	}
-	s, err := r.Backup(t.Context(), "shop", crashSource(7, 34<<20), nil)
+	s, err := r.Backup(t.Context(), "shop", crashSource(7, 26<<20), nil)
 	crashMust(t, err)
 	// Which of the phases each call may come in; they never go back.
 	phases := []struct{ prefix, phase string }{
@@ -646,7 +650,7 @@ func (i crashInfo) Sys() any { return i.attr }
 // A stream that breaks off leaves no snapshot, wherever in the source it is, and whatever comes after it.
 func TestStreamFails(t *testing.T) {
 	broken := errors.New("the dump broke")
-	for _, size := range []int{0, 100, 3 << 20, 40 << 20} {
+	for _, size := range []int{0, 100, 2 << 20} {
 		for depth := range 4 {
 			path := strings.Repeat("x/", depth) + "dump"
 			base := fstest.MapFS{path: {}, path + "2": {Data: crashRandom(8, 100<<10)}, "zz": {Data: []byte("z")}}

@@ -19,8 +19,11 @@ import (
 func TestProcesses(t *testing.T) {
 	const processes = 16
 	shared, own := 6<<20, 1<<20
-	if long() {
+	switch {
+	case long():
 		shared = 40 << 20
+	case raceEnabled:
+		shared = 2 << 20
 	}
 	for _, before := range []bool{true, false} {
 		t.Run(fmt.Sprintf("snapshot before: %v", before), func(t *testing.T) {

@@ -16,13 +16,20 @@ import (
 // Backups are killed at random moments. After each, the repository is sound, the snapshots before it are whole, and the next backup succeeds and stores only
 // what had not arrived.
 func TestKilled(t *testing.T) {
-	rounds, step, segment := 8, 40<<20, time.Millisecond
 	switch {
 	case long():
-		rounds, step, segment = 50, 200<<20, time.Duration(0)
+		for i := range 5 { // a repository for each ten, for each check reads all of it
+			t.Run(fmt.Sprint(i), func(t *testing.T) { kill(t, 10, 110<<20) })
+		}
 	case raceEnabled:
-		rounds, step = 4, 40<<20
+		kill(t, 3, 28<<20)
+	default:
+		kill(t, 8, 40<<20)
 	}
+}
+
+// kill kills so many backups of a tree of about size bytes.
+func kill(t *testing.T, rounds, size int) {
 	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv("VARVE_TEST_SEED"); s != "" {
 		fmt.Sscan(s, &seed)
@@ -35,10 +42,10 @@ func TestKilled(t *testing.T) {
 	b, err := dir.Create(store)
 	crashMust(t, err)
 	r, key := crashRepo(t, b, nil)
-	job := crashJob{Repo: store, Key: key.Text(), Series: "shop", Dir: tree, Cache: filepath.Join(tmp, "cache"), Segment: segment}
+	job := crashJob{Repo: store, Key: key.Text(), Series: "shop", Dir: tree, Cache: filepath.Join(tmp, "cache"), Segment: 10 * time.Millisecond}
 
 	// How long one takes.
-	crashPlant(t, tree, 1, step)
+	crashPlant(t, tree, 1, size)
 	begun := time.Now()
 	_, _, wait := crashStart(t, job)
 	first, err := wait()
@@ -53,18 +60,16 @@ func TestKilled(t *testing.T) {
 	}
 	var arrived, reused, committed int
 	for i := range rounds {
-		if !long() || i%8 == 7 { // keep the tree, and the time for it, within bounds
-			crashMust(t, os.RemoveAll(tree))
-			crashMust(t, os.Mkdir(tree, 0o755))
-		}
-		crashPlant(t, tree, uint64(i+2), step)
-		before := indexed()
+		crashMust(t, os.RemoveAll(tree)) // all is new
+		crashMust(t, os.Mkdir(tree, 0o755))
+		crashPlant(t, tree, uint64(i+2), size)
+		before, named := indexed(), len(crashNames(t, b, "index/"))
 		cmd, ready, wait := crashStart(t, job)
 		<-ready
 		if i%2 == 0 {
 			time.Sleep(time.Duration(rnd.Float64() * 1.1 * float64(whole)))
 		} else { // where the next one has something to go on with
-			for named := len(crashNames(t, b, "index/")); len(crashNames(t, b, "index/")) == named && time.Since(begun) < time.Hour; {
+			for limit := time.Now().Add(time.Minute); len(crashNames(t, b, "index/")) == named && time.Now().Before(limit); {
 				time.Sleep(time.Millisecond)
 			}
 			time.Sleep(time.Duration(rnd.Float64() * 0.3 * float64(whole)))

@@ -460,8 +460,8 @@ func crashStart(t testing.TB, j crashJob) (cmd *exec.Cmd, ready <-chan struct{},
 	crashMust(t, err)
 	cmd = exec.Command(os.Args[0], "-test.run=^TestChild$", "-test.v", "-test.timeout=60m")
 	cmd.Env = append(os.Environ(), crashEnv+"="+string(spec))
-	var all bytes.Buffer
-	cmd.Stderr = &all
+	var all, complaints bytes.Buffer
+	cmd.Stderr = &complaints
 	if os.Getenv("VARVE_TEST_STDERR") != "" {
 		cmd.Stderr = os.Stderr
 	}
@@ -493,7 +493,7 @@ func crashStart(t testing.TB, j crashJob) (cmd *exec.Cmd, ready <-chan struct{},
 		<-done
 		err := cmd.Wait()
 		if res == nil {
-			return nil, errors.Join(fmt.Errorf("the child failed: %s", all.String()), err)
+			return nil, errors.Join(fmt.Errorf("the child failed: %s%s", all.String(), complaints.String()), err)
 		}
 		return res, nil
 	}

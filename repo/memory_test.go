@@ -25,7 +25,7 @@ func TestStreamMemory(t *testing.T) {
 		size = 20 << 30
 	}
 	if raceEnabled {
-		size = 64 << 20
+		size = 32 << 20
 	}
 	if s := os.Getenv("VARVE_TEST_STREAM"); s != "" {
 		size, _ = strconv.ParseInt(s, 10, 64)

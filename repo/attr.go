@@ -112,8 +112,15 @@ func newEntry(name string, info fs.FileInfo, a *Attr, xattrs map[string][]byte) 
 	if m := mode & tree.ModeType; m == tree.ModeBlock || m == tree.ModeChar {
 		e.Device = &tree.Numbers{A: uint64(a.Major), B: uint64(a.Minor)}
 	}
-	for _, k := range sortedKeys(a.Meta) {
-		e.Meta = append(e.Meta, tree.Pair{Key: text(k), Value: text(a.Meta[k])})
+	meta := a.Meta
+	if len(meta) > 0 {
+		meta = make(map[string]string, len(a.Meta))
+		for k, v := range a.Meta {
+			meta[text(k)] = text(v)
+		}
+	}
+	for _, k := range sortedKeys(meta) {
+		e.Meta = append(e.Meta, tree.Pair{Key: k, Value: meta[k]})
 	}
 	for _, k := range sortedKeys(xattrs) {
 		e.Xattrs = append(e.Xattrs, tree.Xattr{Name: []byte(k), Value: xattrs[k]})

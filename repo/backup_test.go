@@ -767,7 +767,7 @@ func TestNoText(t *testing.T) {
 	}
 	src := &crashAttrFS{crashDayOne(), map[string]*repo.Attr{
 		"a":   {Owned: true, User: "\xff", Group: "b\xc3"},
-		"old": {Owned: true, User: "\xff", ContentType: "text\xff", Meta: map[string]string{"\xff": "\xfe", "a": "b"}},
+		"old": {Stream: true, Owned: true, User: "\xff", ContentType: "text\xff", Meta: map[string]string{"\xff": "\xfe", "a": "b"}},
 	}}
 	s, err := r.Backup(t.Context(), "shop", src, &repo.BackupOptions{Host: "h\xff"})
 	crashMust(t, err)

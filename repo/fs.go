@@ -171,15 +171,19 @@ func (f *snapFS) ReadDir(path string) ([]fs.DirEntry, error) {
 	return list, err
 }
 
-func (f *snapFS) list(path string, e *tree.Entry) ([]fs.DirEntry, error) {
-	var list []fs.DirEntry
-	for d, err := range f.Entries(f.ctx, path) {
-		if err != nil {
-			return list, err
-		}
-		list = append(list, d)
+// list returns what can be had of a folder, and the first error.
+func (f *snapFS) list(path string, e *tree.Entry) (list []fs.DirEntry, err error) {
+	if !e.IsDir() {
+		return nil, &fs.PathError{Op: "readdir", Path: path, Err: errNotDir}
 	}
-	return list, nil
+	for c, cerr := range tree.Salvage(f.ctx, f.repo.node, pack.ID(e.Folder)) {
+		if cerr == nil {
+			list = append(list, f.info("", c))
+		} else if err == nil {
+			err = &fs.PathError{Op: "readdir", Path: path, Err: cerr}
+		}
+	}
+	return list, err
 }
 
 // Entries implements EntriesFS.
@@ -250,7 +254,7 @@ func (d *snapDir) ReadDir(n int) ([]fs.DirEntry, error) {
 	if !d.read {
 		list, err := d.fs.list(d.path, d.e)
 		if err != nil {
-			return nil, err
+			return list, err
 		}
 		d.list, d.read = list, true
 	}

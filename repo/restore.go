@@ -118,6 +118,7 @@ type restorer struct {
 	left   []restoredDir           // folders below which all is planned, to be finished: children before parents
 	late   []restoredDir           // those that only the end may finish
 	links  map[tree.Numbers]string // the first name of each group
+	unmade map[string]bool         // folders that could not be made: there is nothing below them to be verified
 	hard   [][2]string             // links to be made: new name, existing name
 
 	counts counters
@@ -313,9 +314,16 @@ func (rs *restorer) folder(ctx context.Context, dir string, e *tree.Entry, depth
 	if depth > tree.MaxDepth {
 		return rs.fail(ctx, dir, fmt.Errorf("%w: folders nest deeper than %d", tree.ErrDamaged, tree.MaxDepth))
 	}
-	for c, err := range tree.Entries(ctx, rs.repo.node, pack.ID(e.Folder)) {
-		if err != nil {
-			return rs.fail(ctx, dir, err)
+	lost := false
+	for c, err := range tree.Salvage(ctx, rs.repo.node, pack.ID(e.Folder)) {
+		if err != nil && lost {
+			continue // one failure says that some of the folder is lost
+		} else if err != nil {
+			if err := rs.fail(ctx, dir, err); err != nil {
+				return err
+			}
+			lost = true
+			continue
 		}
 		if err := ctx.Err(); err != nil {
 			return err
@@ -334,13 +342,17 @@ func (rs *restorer) folder(ctx context.Context, dir string, e *tree.Entry, depth
 			return err
 		}
 	}
-	return nil
+	return ctx.Err()
 }
 
 func (rs *restorer) subfolder(ctx context.Context, path string, e *tree.Entry, depth int, all bool) error {
 	err := rs.target.Mkdir(path)
 	skipped := errors.Is(err, target.ErrSkipped)
 	if err != nil && !skipped {
+		if rs.unmade == nil {
+			rs.unmade = map[string]bool{}
+		}
+		rs.unmade[path] = true
 		return rs.fail(ctx, path, err)
 	}
 	meta := metaOf(e)

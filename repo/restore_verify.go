@@ -29,11 +29,14 @@ func (rs *restorer) verify(ctx context.Context, base *tree.Entry) error {
 	}
 	var walk func(dir string, e *tree.Entry, all bool) error
 	walk = func(dir string, e *tree.Entry, all bool) error {
-		for c, err := range tree.Entries(gctx, rs.repo.node, pack.ID(e.Folder)) {
+		for c, err := range tree.Salvage(gctx, rs.repo.node, pack.ID(e.Folder)) {
 			if err != nil && known(dir) {
-				return nil
+				continue
 			} else if err != nil {
-				return rs.fail(gctx, dir, err)
+				if err := rs.fail(gctx, dir, err); err != nil {
+					return err
+				}
+				continue
 			}
 			path := join(dir, string(c.Name))
 			want, below := rs.wants(path, all)
@@ -42,6 +45,8 @@ func (rs *restorer) verify(ctx context.Context, base *tree.Entry) error {
 			}
 			if !c.IsDir() {
 				check(path, c)
+			} else if rs.unmade[path] {
+				continue
 			} else if err := walk(path, c, below); err != nil {
 				return err
 			}
@@ -81,7 +86,12 @@ func (rs *restorer) compare(ctx context.Context, path string, e *tree.Entry) err
 		if run.Hole() {
 			for left := run.Length; left > 0 && ctx.Err() == nil; {
 				n := min(left, uint64(len(buf)))
-				if _, err := f.ReadAt(buf[:n], int64(run.Offset+run.Length-left)); err != nil {
+				at := int64(run.Offset + run.Length - left)
+				if skip := nextData(f, at) - at; skip > 0 {
+					left -= min(left, uint64(skip))
+					continue
+				}
+				if _, err := f.ReadAt(buf[:n], at); err != nil {
 					return fmt.Errorf("read back: %w", err)
 				}
 				if slices.ContainsFunc(buf[:n], func(c byte) bool { return c != 0 }) {

@@ -79,7 +79,9 @@ func (rs *restorer) file(ctx context.Context, f *restoreFile, e *tree.Entry) err
 	w := &rs.window
 	f.left.Store(1)
 	w.files = append(w.files, f)
-	begun, long := len(w.frames), false
+	begun := len(w.frames) // of frames when the file began
+	first, last := -1, -1  // of its own frames
+	long := false
 	for run, err := range tree.Pieces(ctx, rs.repo.node, e, 0) {
 		if err != nil {
 			if err := rs.failFile(ctx, f, err); err != nil {
@@ -116,8 +118,12 @@ func (rs *restorer) file(ctx context.Context, f *restoreFile, e *tree.Entry) err
 		}
 		w.frames[i].pieces = append(w.frames[i].pieces, restorePiece{file: f, off: run.Offset, ordinal: c.Ordinal})
 		f.left.Add(1)
-		// Frames come up in the order of the window. A file that wants one from long before it stays open until its last.
-		if i < begun-1 && !long {
+		// Frames are written in the order of the window. A file that wants one from long before it, and others, stays open meanwhile.
+		if first < 0 {
+			first, last = i, i
+		}
+		first, last = min(first, i), max(last, i)
+		if first < begun-1 && first < last && !long {
 			long = true
 			w.long++
 		}
@@ -125,7 +131,7 @@ func (rs *restorer) file(ctx context.Context, f *restoreFile, e *tree.Entry) err
 			return err
 		}
 		if len(w.frames) == 0 {
-			begun, long = 0, false
+			begun, first, last, long = 0, -1, -1, false
 		}
 	}
 	if err := rs.wrote(ctx, f); err != nil {

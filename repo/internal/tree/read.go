@@ -218,14 +218,22 @@ func LoadUnread(ctx context.Context, load Load, id pack.ID) ([]Unread, error) {
 
 // Entries yields the entries of a folder in order of their names. Each is the receiver's to keep. It stops at the first error.
 func Entries(ctx context.Context, load Load, root pack.ID) iter.Seq2[*Entry, error] {
+	return entries(ctx, load, root, false)
+}
+
+// Salvage is Entries for what may be damaged: an error stands for a node that cannot be had, with all below it, and what lies behind it follows.
+func Salvage(ctx context.Context, load Load, root pack.ID) iter.Seq2[*Entry, error] {
+	return entries(ctx, load, root, true)
+}
+
+func entries(ctx context.Context, load Load, root pack.ID, goOn bool) iter.Seq2[*Entry, error] {
 	return func(yield func(*Entry, error) bool) {
 		var last []byte
 		var walk func(id pack.ID, level int, want *Child) bool
 		walk = func(id pack.ID, level int, want *Child) bool {
 			n, err := load.node(ctx, id, TypeEntries, TypeEntryTree, level, want)
 			if err != nil {
-				yield(nil, err)
-				return false
+				return yield(nil, err) && goOn && ctx.Err() == nil
 			}
 			for i := range n.Entries {
 				e := &n.Entries[i]

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"testing"
 
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
@@ -377,6 +378,17 @@ func treeRestore(t treeT, r *repo.Repo, s *repo.Snapshot, dir string, o *repo.Re
 	}
 	treeMust(t, err)
 	return rep
+}
+
+// treeTemp is a folder for what makes many entries: in memory where it can be.
+func treeTemp(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "varve-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { treeRemove(dir) })
+	return dir
 }
 
 // treeRemove removes dir whatever its modes are.

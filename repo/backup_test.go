@@ -63,8 +63,11 @@ func TestCancelled(t *testing.T) {
 	crashMust(t, err)
 	src := crashSource(5, 14<<20)
 	rounds := 10
-	if long() {
+	switch {
+	case long():
 		rounds = 200
+	case raceEnabled:
+		rounds = 5
 	}
 	// The calls of one backup, to be cancelled in or after each of some of them.
 	probe := &backendtest.Faulty{Backend: crashCopy(t, base)}
@@ -829,13 +832,13 @@ func TestDiskFull(t *testing.T) {
 		t.Cleanup(func() { syscall.Unmount(path, syscall.MNT_DETACH) })
 		return path
 	}
-	disk := mount("size=24m")
+	disk := mount("size=8m")
 	b, err := dir.Create(filepath.Join(disk, "repo"))
 	crashMust(t, err)
 	r, key := crashRepo(t, b, nil)
 	_, err = r.Backup(t.Context(), "shop", crashDayOne(), nil)
 	crashMust(t, err)
-	src := crashSource(11, 34<<20)
+	src := crashSource(11, 14<<20)
 	s, err := r.Backup(t.Context(), "shop", src, nil)
 	if s != nil || !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "packs/") || !strings.Contains(err.Error(), disk) {
 		t.Fatalf("%v, %v; want ENOSPC with object and path", s, err)
@@ -854,7 +857,7 @@ func TestDiskFull(t *testing.T) {
 	}
 	crashIntact(t, crashOpen(t, b, key, nil))
 	crashMust(t, os.Remove(junk.Name()))
-	crashMust(t, syscall.Mount("tmpfs", disk, "tmpfs", syscall.MS_REMOUNT, "size=100m"))
+	crashMust(t, syscall.Mount("tmpfs", disk, "tmpfs", syscall.MS_REMOUNT, "size=60m"))
 	s, err = r.Backup(t.Context(), "shop", src, nil)
 	crashMust(t, err)
 	crashSame(t, "with room", crashSnapshotDigest(t, r, s), crashDigest(t, src))

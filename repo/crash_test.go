@@ -22,7 +22,7 @@ func TestKilled(t *testing.T) {
 			t.Run(fmt.Sprint(i), func(t *testing.T) { kill(t, 10, 110<<20) })
 		}
 	case raceEnabled:
-		kill(t, 3, 28<<20)
+		kill(t, 2, 16<<20)
 	default:
 		kill(t, 8, 40<<20)
 	}

@@ -945,3 +945,27 @@ func TestLostFolder(t *testing.T) {
 }
 
 var _ backend.Backend = (*backendtest.Faulty)(nil)
+
+// TestTooMuchOfAnEntry: attributes that no tree can hold are recorded, and the rest of the entry and of the backup is there.
+func TestTooMuchOfAnEntry(t *testing.T) {
+	meta := map[string]string{}
+	for i := range 70_000 {
+		meta[fmt.Sprint("key ", i)] = "value"
+	}
+	src := fstest.MapFS{
+		"many":  {Data: []byte("many"), Sys: &repo.Attr{Meta: meta}},
+		"large": {Data: []byte("large"), Sys: &repo.Attr{Xattrs: map[string][]byte{"user.large": make([]byte, 2<<20)}}},
+		"plain": {Data: []byte("plain")},
+	}
+	r, _ := crashRepo(t, mem.New(nil), nil)
+	s, err := r.Backup(t.Context(), "shop", src, nil)
+	if !errors.Is(err, repo.ErrIncomplete) {
+		t.Fatalf("Backup: %v, want ErrIncomplete", err)
+	}
+	unread, err := r.Unread(t.Context(), s)
+	crashMust(t, err)
+	if len(unread) != 2 || unread[0].Path != "large" || unread[1].Path != "many" {
+		t.Errorf("unread: %+v", unread)
+	}
+	crashSame(t, "the snapshot", crashSnapshotDigest(t, r, s), crashDigest(t, src))
+}

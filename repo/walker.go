@@ -255,6 +255,9 @@ func (w *walker) entry(ctx context.Context, dir, raw, name string, info fs.FileI
 			if err != nil {
 				return w.record(rawPath, err)
 			}
+			if len(target) > tree.MaxEntry/4 {
+				return w.record(rawPath, fmt.Errorf("a link of %d bytes, at most %d are kept", len(target), tree.MaxEntry/4))
+			}
 			e.Target = []byte(target)
 		}
 		return w.add(op{kind: opEntry, entry: e})
@@ -278,21 +281,33 @@ func (w *walker) describe(path, rawName string, info fs.FileInfo, f fs.File) (*t
 			}
 		}
 	}
-	n := 0
-	for k, v := range xattrs {
-		n += len(k) + len(v)
-	}
-	if n > tree.MaxEntry/2 {
-		if err := w.record(path, fmt.Errorf("extended attributes of %d bytes, at most %d are kept", n, tree.MaxEntry/2)); err != nil {
-			return nil, err
-		}
-		xattrs = nil
-	}
 	e, ok := newEntry(rawName, info, a, xattrs)
 	if !ok {
 		return nil, nil
 	}
+	// What no tree can hold is left out, and said so.
+	if n := extras(e); n > tree.MaxEntry/2 || len(e.Xattrs) > maxExtras || len(e.Meta) > maxExtras {
+		if err := w.record(path, fmt.Errorf("%d attributes of %d bytes: at most %d of %d are kept", len(e.Xattrs)+len(e.Meta), n, maxExtras, tree.MaxEntry/2)); err != nil {
+			return nil, err
+		}
+		e.Xattrs, e.Meta, e.Type, e.User, e.Group = nil, nil, "", "", ""
+	}
 	return e, nil
+}
+
+// maxExtras is how many extended attributes, or items of metadata, an entry may have.
+const maxExtras = 1 << 16
+
+// extras returns the size of what an entry holds besides its name, and a little for each item.
+func extras(e *tree.Entry) int {
+	n := len(e.User) + len(e.Group) + len(e.Type)
+	for i := range e.Xattrs {
+		n += len(e.Xattrs[i].Name) + len(e.Xattrs[i].Value) + 12
+	}
+	for i := range e.Meta {
+		n += len(e.Meta[i].Key) + len(e.Meta[i].Value) + 12
+	}
+	return n
 }
 
 // file walks one regular file.

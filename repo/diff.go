@@ -13,13 +13,16 @@ import (
 
 // Change is a difference between two snapshots. A nil Before says that the entry was added, a nil After that it was removed.
 type Change struct {
-	Path          string // as FS spells it
+	Path          string // as FS spells it; "." is the root
 	Before, After fs.FileInfo
 	Content       bool // the content, link target or type differs, not only metadata
 }
 
 // Diff yields what changed from a to b, folder by folder, in order of raw names. Folders with equal content are not read. An added or removed
-// folder is one change, and what is below it is not listed. It ends with the first error.
+// folder is one change, and what is below it is not listed; so is a folder that became something else, or the other way round. It ends with the first error.
+//
+// Content is compared by the names of its chunks, and not read: the same bytes, once of a stream and once of a file, or once with a hole and once with zeros, are different. Which
+// files are hard links of each other counts only as far as whether a file is one.
 func (r *Repo) Diff(ctx context.Context, a, b *Snapshot) iter.Seq2[Change, error] {
 	return func(yield func(Change, error) bool) {
 		x, err := tree.LoadRoot(ctx, r.node, a.root)
@@ -32,10 +35,7 @@ func (r *Repo) Diff(ctx context.Context, a, b *Snapshot) iter.Seq2[Change, error
 			yield(Change{}, fmt.Errorf("snapshot %s: %w", b.ID, err))
 			return
 		}
-		if bytes.Equal(x.Folder, y.Folder) {
-			return
-		}
-		r.diffFolders(ctx, "", x, y, yield)
+		r.diffEntry(ctx, "", x, y, yield)
 	}
 }
 
@@ -90,15 +90,20 @@ func (r *Repo) diffEntry(ctx context.Context, dir string, x, y *tree.Entry, yiel
 		// The metadata differ when anything does but the folder below and the token.
 		p, q := *x, *y
 		p.Folder, q.Folder, p.Token, q.Token = nil, nil, nil, nil
+		// The numbers of a link group mean something within one snapshot only.
+		if p.Link != nil && q.Link != nil {
+			p.Link, q.Link = nil, nil
+		}
 		a, aerr := tree.Marshal(&p)
 		b, berr := tree.Marshal(&q)
 		meta = aerr != nil || berr != nil || !bytes.Equal(a, b)
 	}
-	if meta && !yield(Change{Path: child(dir, y), Before: infoOf(x), After: infoOf(y), Content: content}, nil) {
+	path := child(dir, y)
+	if meta && !yield(Change{Path: path, Before: infoOf(x), After: infoOf(y), Content: content}, nil) {
 		return false
 	}
 	if x.IsDir() && y.IsDir() && !bytes.Equal(x.Folder, y.Folder) {
-		return r.diffFolders(ctx, child(dir, y), x, y, yield)
+		return r.diffFolders(ctx, path, x, y, yield)
 	}
 	return true
 }
@@ -116,11 +121,10 @@ func samePieces(a, b []tree.Piece) bool {
 }
 
 func child(dir string, e *tree.Entry) string {
-	name := Escape(string(e.Name))
-	if dir == "" {
-		return name
+	if len(e.Name) == 0 {
+		return "."
 	}
-	return dir + "/" + name
+	return join(dir, Escape(string(e.Name)))
 }
 
-func infoOf(e *tree.Entry) fs.FileInfo { return &fileInfo{name: Escape(string(e.Name)), e: e} }
+func infoOf(e *tree.Entry) fs.FileInfo { return &fileInfo{name: child("", e), e: e} }

@@ -205,7 +205,9 @@ func TestRestoreSalvage(t *testing.T) {
 	r, _ := treeRepo(t, nil)
 	f, err := repo.NewForger(ctx, r, "forged")
 	treeMust(t, err)
-	file := func(name string) treeForged { return treeForgedFile(name, 4, treeForgedPiece(4, f.Chunk([]byte("good")))) }
+	file := func(name string) treeForged {
+		return treeForgedFile(name, 4, treeForgedPiece(4, f.Chunk([]byte("good"))))
+	}
 	a := f.Node([]any{1, []any{file("a1"), file("a2")}})
 	c := f.Node([]any{1, []any{file("c1"), treeForgedDir("c2", f.Node([]any{1, []any{file("x")}}))}})
 	index := f.Node([]any{2, 1, []any{[]any{[]byte("a1"), a, 2}, []any{[]byte("b1"), make([]byte, 32), 2}, []any{[]byte("c1"), c, 2}}})

@@ -12,7 +12,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -26,7 +25,6 @@ import (
 	"github.com/varvebackup/varve/backend/backendtest"
 	"github.com/varvebackup/varve/crypt"
 	"github.com/varvebackup/varve/repo"
-	"github.com/varvebackup/varve/source"
 )
 
 func treeFile(name, content string, sec int64) *treeNode {
@@ -620,33 +618,46 @@ func TestRestoreInto(t *testing.T) {
 	}
 }
 
-// A file of 5 GB, most of it holes, and one without.
-func TestRestoreLarge(t *testing.T) {
-	treeLong(t)
-	dense := treeFile("dense", "", 1)
-	dense.size = 5 << 30
-	for off := int64(0); off < dense.size; off += 64 << 20 {
-		dense.runs = append(dense.runs, treeRun{off, treeBytes(uint64(off), 64<<20)})
-	}
+// A file of 5 GB that is nearly all holes is neither read nor written in full.
+func TestRestoreSparse(t *testing.T) {
 	sparse := treeFile("sparse", "", 1)
 	sparse.size, sparse.runs = 5<<30+1, []treeRun{{3 << 30, []byte("in the middle")}, {5 << 30, []byte("e")}}
 	in := filepath.Join(t.TempDir(), "in")
 	treeMust(t, treeFolder("", sparse).make(in))
 	r, _ := treeRepo(t, nil)
-	d, err := source.Dir(in, nil)
-	treeMust(t, err)
+	d := treeDir(t, in)
 	defer d.Close()
-	begun := time.Now()
 	s := treeBackup(t, r, d)
 	out := filepath.Join(t.TempDir(), "out")
-	treeRestore(t, r, s, out, nil)
-	t.Log(time.Since(begun), runtime.NumGoroutine())
+	treeRestore(t, r, s, out, &repo.RestoreOptions{Verify: true})
 	var a, b unix.Stat_t
 	treeMust(t, errors.Join(unix.Stat(in+"/sparse", &a), unix.Stat(out+"/sparse", &b)))
-	if a.Size != b.Size || b.Blocks > a.Blocks+32 {
-		t.Error(a, b)
+	if a.Size != b.Size || a.Mtim != b.Mtim || b.Blocks > a.Blocks+32 || s.Stats.Read > 1<<20 {
+		t.Errorf("%+v %+v %+v", a, b, s.Stats)
 	}
-	if s.Stats.Read > 1<<20 {
-		t.Errorf("%+v", s.Stats)
+	f, err := os.Open(out + "/sparse")
+	treeMust(t, err)
+	defer f.Close()
+	p := make([]byte, 15)
+	for off, want := range map[int64]string{3<<30 - 1: "\x00in the middle\x00", 5<<30 - 14: strings.Repeat("\x00", 14) + "e"} {
+		if _, err := f.ReadAt(p, off); err != nil || string(p) != want {
+			t.Errorf("%d: %q, %v", off, p, err)
+		}
+	}
+}
+
+// 23,000 files with many hard links and sharers, in windows of the memory that there is.
+func TestRestoreMany(t *testing.T) {
+	treeLong(t)
+	m := treeForest(100)
+	r, store := treeRepo(t, nil)
+	s := treeBackup(t, r, m)
+	store.Reset()
+	out := treeTemp(t)
+	rep := treeRestore(t, r, s, out, &repo.RestoreOptions{Verify: true})
+	treeEqual(t, m, out, nil)
+	t.Logf("%+v, %+v, %+v", s.Stats, rep, store.Counts())
+	if rep.Fetched > s.Stats.New+s.Stats.New/4 {
+		t.Error("too much was fetched")
 	}
 }

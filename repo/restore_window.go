@@ -38,7 +38,7 @@ type restorePiece struct {
 }
 
 const (
-	costFile  = 1 << 10 // about what a planned file or folder takes, with its path and metadata
+	costFile  = 512 // rather more than what a planned file or folder takes, with its path and metadata
 	costPiece = 64
 	maxLong   = 256 // and so many file descriptors
 )

@@ -352,7 +352,7 @@ func (c *checker) small(ctx context.Context, names []string) error {
 				}
 				return c.damage(name, err)
 			case sessionsPrefix:
-				if strings.HasPrefix(rest, "probe-") {
+				if strings.HasPrefix(name, probePrefix) {
 					return nil // of a Create that is trying the store, or was
 				}
 				session, ok := sessionOfMarker(rest)

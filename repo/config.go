@@ -43,6 +43,14 @@ func newConfig(keys *crypt.Keys) *config {
 	return &config{Repository: id[:], Created: *tree.TimeOf(time.Now()), Streams: paramsOf(chunk.Fine), Files: paramsOf(chunk.Coarse)}
 }
 
+// store returns b as this repository has to use it.
+func (c *config) store(b backend.Backend) backend.Backend {
+	if c.NoPutIfAbsent {
+		return looksFirst{b}
+	}
+	return b
+}
+
 func (c *config) seal(keys *crypt.Keys, n int) ([]byte, error) {
 	body, err := tree.Marshal(c)
 	if err != nil {

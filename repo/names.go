@@ -28,9 +28,11 @@ const (
 	gcPrefix        = "gc/"
 	forgottenPrefix = "forgotten/"
 
-	endSuffix  = ".end"
-	freeSuffix = ".free"
-	doneSuffix = ".done"
+	endSuffix = ".end"
+
+	probePrefix = sessionsPrefix + "probe-" // what Create tries the store with
+	freeSuffix  = ".free"
+	doneSuffix  = ".done"
 )
 
 // errNoSuchName says of an object that it is none of a repository's.

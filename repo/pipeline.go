@@ -341,6 +341,9 @@ func (p *pipeline) putting() error {
 		}
 		p.mu.Unlock()
 		if err := p.flush(p.ctx, flush); err != nil {
+			p.mu.Lock()
+			p.pending = append(p.pending, flush...) // the end tries once more to name them
+			p.mu.Unlock()
 			return err
 		}
 	}

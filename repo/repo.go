@@ -16,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"runtime"
@@ -131,30 +132,64 @@ func Create(ctx context.Context, b backend.Backend, u crypt.Unlocker, o *Options
 	if cfg.NoPutIfAbsent, err = lacksPutIfAbsent(ctx, b); err != nil {
 		return fail(err)
 	}
-	// The config comes last and makes the repository: until then nothing opens, and whoever puts it first wins.
-	slot, err := putSlot(ctx, b, keys, u, "first")
-	if err != nil {
-		return fail(err)
-	}
-	if _, err := putSlot(ctx, b, keys, recovery, "recovery"); err != nil {
-		return fail(err)
-	}
-	object, err := cfg.seal(keys, 1)
-	if err != nil {
-		return fail(err)
-	}
-	if err := putOnce(ctx, b, configName(1), object); err != nil {
-		if errors.Is(err, fs.ErrExist) {
-			err = fmt.Errorf("%w: a repository, made at the same time", ErrExists)
-		}
-		return fail(err)
-	}
-	r, err := newRepo(b, keys, slot.ID, o)
+	// Whatever can fail does so before there is a repository, for with the error the recovery key would be lost.
+	r, err := newRepo(cfg.store(b), keys, "", o)
 	if err != nil {
 		return fail(err)
 	}
 	r.config = cfg
+	if r.slot, err = r.establish(ctx, u, recovery); err != nil {
+		return fail(err)
+	}
 	return r, recovery, nil
+}
+
+// establish puts the first slots and then the config, which makes the repository: until then nothing opens, and whoever puts it first wins. After an error it takes
+// its slots back.
+func (r *Repo) establish(ctx context.Context, u, recovery crypt.Unlocker) (slot string, err error) {
+	var put []string
+	defer func() {
+		if err == nil {
+			return
+		}
+		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), times.grace)
+		defer cancel()
+		// The store may have taken the config all the same; without slots nobody could open it.
+		object, gerr := r.backend.Get(cctx, configName(1), 0, -1, nil)
+		if gerr == nil {
+			_, _, gerr = r.openObject(configName(1), object, crypt.KindConfig)
+		}
+		if gerr == nil {
+			return
+		}
+		for _, name := range put {
+			r.backend.Delete(cctx, name) // what stays opens nothing
+		}
+	}()
+	labels := []string{"first", "recovery"}
+	for i, unlocker := range []crypt.Unlocker{u, recovery} {
+		s, object, err := r.keys.NewSlot(ctx, unlocker, labels[i])
+		if err != nil {
+			return "", err
+		}
+		put = append(put, s.Name())
+		if err := putOnce(ctx, r.backend, s.Name(), object); err != nil {
+			return "", err
+		}
+		if i == 0 {
+			slot = s.ID
+		}
+	}
+	object, err := r.config.seal(r.keys, 1)
+	if err != nil {
+		return "", err
+	}
+	if err := putOnce(ctx, r.backend, configName(1), object); errors.Is(err, fs.ErrExist) {
+		return "", fmt.Errorf("%w: a repository, made at the same time", ErrExists)
+	} else if err != nil {
+		return "", err
+	}
+	return slot, nil
 }
 
 // Open opens the repository in b with one of its slots.
@@ -179,17 +214,21 @@ func open(ctx context.Context, b backend.Backend, u crypt.Unlocker, o *Options) 
 	if err != nil {
 		return nil, err
 	}
-	if len(names) == 0 {
+	switch {
+	case len(configs) == 0:
 		found, err := anything(ctx, b)
 		switch {
 		case err != nil:
 			return nil, err
-		case len(configs) > 0:
-			return nil, fmt.Errorf("every slot under keys/ is gone: %w", &DamageError{Object: keysPrefix, Err: fs.ErrNotExist})
-		case found != "":
+		case found == "" && len(names) > 0:
+			return nil, fmt.Errorf("%w: what is there was left by making one that did not come to its end", ErrNoRepository)
+		case found == "":
+			return nil, ErrNoRepository
+		case len(names) == 0:
 			return nil, fmt.Errorf("%w: what is there is something else (%s)", ErrNoRepository, found)
 		}
-		return nil, ErrNoRepository
+	case len(names) == 0:
+		return nil, fmt.Errorf("every slot under keys/ is gone: %w", &DamageError{Object: keysPrefix, Err: fs.ErrNotExist})
 	}
 	names = preferSlot(opts.Cache, names)
 
@@ -229,7 +268,11 @@ func open(ctx context.Context, b backend.Backend, u crypt.Unlocker, o *Options) 
 		if err != nil && !isBroken {
 			return nil, err
 		}
-		r, err := newRepo(b, keys, slot.ID, &opts)
+		store := b
+		if cfg != nil {
+			store = cfg.store(b)
+		}
+		r, err := newRepo(store, keys, slot.ID, &opts)
 		if err != nil {
 			return nil, err
 		}
@@ -294,14 +337,16 @@ func (r *Repo) ID() string {
 	return fmt.Sprintf("%x", id[:])
 }
 
-// anything returns the name of some object in b, a config if there is one, "" if b is empty.
+// anything returns the name of some object in b, a config if there is one, "" if b is empty. Slots and probes that a Create left behind, and nothing else, are as good as empty.
 func anything(ctx context.Context, b backend.Backend) (string, error) {
 	for _, prefix := range []string{configPrefix, ""} {
 		for info, err := range b.List(ctx, prefix) {
 			if err != nil {
 				return "", err
 			}
-			return info.Name, nil
+			if !strings.HasPrefix(info.Name, keysPrefix) && !strings.HasPrefix(info.Name, probePrefix) {
+				return info.Name, nil
+			}
 		}
 	}
 	return "", nil
@@ -309,9 +354,12 @@ func anything(ctx context.Context, b backend.Backend) (string, error) {
 
 // lacksPutIfAbsent tries whether the store keeps its word.
 func lacksPutIfAbsent(ctx context.Context, b backend.Backend) (lacks bool, err error) {
-	name := sessionsPrefix + "probe-" + randomHex(8)
+	name := probePrefix + randomHex(8)
 	defer func() {
-		if derr := b.Delete(ctx, name); err == nil {
+		dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), times.grace)
+		defer cancel()
+		// Where nothing can be deleted, the probe stays and harms nothing.
+		if derr := b.Delete(dctx, name); err == nil && !errors.Is(derr, fs.ErrPermission) {
 			err = derr
 		}
 	}()
@@ -329,6 +377,26 @@ func lacksPutIfAbsent(ctx context.Context, b backend.Backend) (lacks bool, err e
 		return false, err
 	}
 	return true, nil
+}
+
+// looksFirst is a store without put-if-absent: it looks, and then puts. Two who do so at the same time both succeed, so nothing may be collected beside sessions there.
+type looksFirst struct{ backend.Backend }
+
+func (l looksFirst) Unwrap() backend.Backend { return l.Backend }
+
+func (l looksFirst) Put(ctx context.Context, name string, r io.ReaderAt, size int64, o *backend.PutOptions) error {
+	if o == nil || !o.IfAbsent {
+		return l.Backend.Put(ctx, name, r, size, o)
+	}
+	switch _, err := l.Backend.Stat(ctx, name); {
+	case err == nil:
+		return fmt.Errorf("put %s: %w", name, fs.ErrExist)
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	plain := *o
+	plain.IfAbsent = false
+	return l.Backend.Put(ctx, name, r, size, &plain)
 }
 
 // putOnce puts an object that must not be there yet. What is there already and is the same is one's own earlier try. fs.ErrExist: something else is there.

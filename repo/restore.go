@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/zeebo/blake3"
+
 	"github.com/varvebackup/varve/pack"
 	"github.com/varvebackup/varve/repo/internal/target"
 	"github.com/varvebackup/varve/repo/internal/tree"
@@ -21,6 +24,7 @@ import (
 // Overwrite says what Restore does with what is already there. A folder is always used as it is, and never replaced unless it is empty.
 type Overwrite = target.Overwrite
 
+// What is replaced stays until the new file is whole; on a crash that may lie beside it, under a name that begins with ".varve-".
 const (
 	// OverwriteNever keeps whatever is there.
 	OverwriteNever = target.Never
@@ -87,7 +91,7 @@ func (r *Repo) Restore(ctx context.Context, s *Snapshot, dir string, o *RestoreO
 	if o == nil {
 		o = &RestoreOptions{}
 	}
-	rs := &restorer{repo: r, opts: o, begun: time.Now(), links: map[tree.Numbers]string{}}
+	rs := &restorer{repo: r, opts: o, begun: time.Now(), links: map[link]string{}}
 	report, err := rs.run(ctx, s, dir)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
@@ -115,11 +119,11 @@ type restorer struct {
 	total  atomic.Int64
 
 	window restoreWindow
-	left   []restoredDir           // folders below which all is planned, to be finished: children before parents
-	late   []restoredDir           // those that only the end may finish
-	links  map[tree.Numbers]string // the first name of each group
-	unmade map[string]bool         // folders that could not be made: there is nothing below them to be verified
-	hard   [][2]string             // links to be made: new name, existing name
+	left   []restoredDir   // folders below which all is planned, to be finished: children before parents
+	late   []restoredDir   // those that only the end may finish
+	links  map[link]string // the first name of each group
+	unmade map[string]bool // folders that could not be made: there is nothing below them to be verified
+	hard   [][2]string     // links to be made: new name, existing name
 
 	counts counters
 	skips  atomic.Int64
@@ -130,6 +134,26 @@ type restorer struct {
 	failed  []RestoreFailure
 	broken  map[string]bool // what is not there, or not wholly; kept is what was not looked at. Both only with Verify
 	dropped int
+}
+
+// link tells which names are one file. The numbers alone do not: an inode may have been freed and used again while the backup ran, or changed between the
+// reading of its names.
+type link struct {
+	numbers tree.Numbers
+	content [32]byte
+}
+
+func linkOf(e *tree.Entry) link {
+	h := blake3.New()
+	h.Write(binary.LittleEndian.AppendUint64(nil, e.Size))
+	h.Write(e.List)
+	for i := range e.Inline {
+		h.Write(binary.LittleEndian.AppendUint64(nil, e.Inline[i].Length))
+		h.Write(e.Inline[i].ID)
+	}
+	l := link{numbers: *e.Link}
+	h.Sum(l.content[:0])
+	return l
 }
 
 // restoredDir is a folder that is to get its metadata when all below it was written.
@@ -396,7 +420,7 @@ func (rs *restorer) entry(ctx context.Context, path string, e *tree.Entry) error
 		return rs.skip(ctx, path, rs.target.Special(path, metaOf(e)), &rs.counts.others)
 	}
 	if e.Link != nil {
-		if first, ok := rs.links[*e.Link]; ok {
+		if first, ok := rs.links[linkOf(e)]; ok {
 			rs.passed.Add(int64(e.Size))
 			rs.hard = append(rs.hard, [2]string{path, first})
 			return rs.planned(ctx, costFile)
@@ -406,7 +430,7 @@ func (rs *restorer) entry(ctx context.Context, path string, e *tree.Entry) error
 	err := rs.target.Keep(path, meta, int64(e.Size))
 	// What OverwriteNever keeps may be any file: further names of the group are not for that one.
 	if e.Link != nil && (err == nil || rs.opts.Overwrite != OverwriteNever) {
-		rs.links[*e.Link] = path
+		rs.links[linkOf(e)] = path
 	}
 	if err != nil {
 		rs.passed.Add(int64(e.Size))

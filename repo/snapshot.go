@@ -289,12 +289,17 @@ func (r *Repo) lookup(ctx context.Context, spec string) (*Snapshot, error) {
 	if !hasSeries {
 		series, when = "", spec
 	}
+	if when == "" {
+		return nil, errors.New("behind the @ stands latest, a day, or the start of an id")
+	}
 	names, err := r.snapshotNames(ctx, series)
 	if err != nil {
 		return nil, err
 	}
 	day, isDay := parseDay(when)
-	var broken error
+	onDay := func(t time.Time) bool {
+		return !isDay || t.In(day.Location()).Format(time.DateOnly) == day.Format(time.DateOnly)
+	}
 	var found []*Snapshot
 	for _, name := range slices.Backward(names) {
 		id := sessionOf(name)
@@ -307,18 +312,14 @@ func (r *Repo) lookup(ctx context.Context, spec string) (*Snapshot, error) {
 		}
 		if _, ok := errors.AsType[*DamageError](err); ok {
 			// A damaged manifest is no reason to take an older one in silence.
-			broken = err
-			if when == "latest" {
-				return nil, err
+			if t, ok := parseSessionTime(id); ok && !onDay(t) {
+				continue
 			}
-			continue
+			return nil, err
 		} else if err != nil {
 			return nil, err
 		}
-		if s == nil {
-			continue
-		}
-		if isDay && s.Time.In(day.Location()).Format(time.DateOnly) != day.Format(time.DateOnly) {
+		if s == nil || !onDay(s.Time) {
 			continue
 		}
 		if hasSeries || when == "latest" {
@@ -331,8 +332,6 @@ func (r *Repo) lookup(ctx context.Context, spec string) (*Snapshot, error) {
 		return found[0], nil
 	case len(found) > 1:
 		return nil, fmt.Errorf("%d snapshots begin so, give more of the id", len(found))
-	case broken != nil:
-		return nil, broken
 	}
 	return nil, fs.ErrNotExist
 }

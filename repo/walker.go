@@ -189,6 +189,18 @@ func (w *walker) entries(ctx context.Context, dir, raw string, depth int) error 
 	return ctx.Err()
 }
 
+// rawNameOf returns an entry's raw name. Only a name with a backslash may be the readable form of another one.
+func rawNameOf(d fs.DirEntry) string {
+	if strings.Contains(d.Name(), `\`) {
+		if info, err := d.Info(); err == nil {
+			if a := attrOf(info); a.Name != nil {
+				return string(a.Name)
+			}
+		}
+	}
+	return d.Name()
+}
+
 // sortedEntries yields the entries of a folder in order of their raw names.
 func sortedEntries(ctx context.Context, fsys fs.FS, dir string) iter.Seq2[fs.DirEntry, error] {
 	if e, ok := fsys.(EntriesFS); ok {
@@ -196,7 +208,7 @@ func sortedEntries(ctx context.Context, fsys fs.FS, dir string) iter.Seq2[fs.Dir
 	}
 	return func(yield func(fs.DirEntry, error) bool) {
 		list, err := fs.ReadDir(fsys, dir)
-		slices.SortFunc(list, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+		slices.SortFunc(list, func(a, b fs.DirEntry) int { return strings.Compare(rawNameOf(a), rawNameOf(b)) })
 		// A folder that changes while it is listed may name an entry twice.
 		list = slices.CompactFunc(list, func(a, b fs.DirEntry) bool { return a.Name() == b.Name() })
 		for _, d := range list {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"iter"
+	"os"
 	"sync"
 
 	"github.com/varvebackup/varve/repo"
@@ -29,7 +30,7 @@ type DirOptions struct {
 	// appear, empty.
 	OneFileSystem bool
 
-	// NoXattrs makes Xattrs return none.
+	// NoXattrs makes Xattrs return none. The tokens are others then.
 	NoXattrs bool
 }
 
@@ -59,7 +60,8 @@ type Tree struct {
 // folder that is renamed during its listing, count as inside.
 //
 // Each FileInfo's Sys is a *repo.Attr: owner, device, hard link (of a file with several names), and, for all but
-// folders, a token of size, mtime, ctime and inode number that changes whenever content or attributes do. An opened file is an
+// folders, a token of size, mtime, ctime and inode number that changes whenever content or attributes do, and that is
+// another one with NoXattrs than without, and for root than for others, who see fewer attributes. An opened file is an
 // io.Seeker and io.ReaderAt, its Stat asks the system each time, and it is a repo.SparseFile where holes can be found.
 // Entries and ReadDir cost one system call an entry, made by DirEntry.Info, which is fs.ErrNotExist if the entry has
 // gone since.
@@ -71,6 +73,7 @@ func Dir(path string, o *DirOptions) (*Tree, error) {
 		t.o = *o
 		t.ignore = parseIgnore(o.Exclude)
 	}
+	t.owners.sight = sightOf(t.o.NoXattrs, os.Geteuid())
 	dir, err := openRoot(path)
 	if err != nil {
 		return nil, pathError("open", path, err)

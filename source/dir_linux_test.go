@@ -386,7 +386,7 @@ func TestDirToken(t *testing.T) {
 		must(t, err)
 		return string(fi.Sys().(*repo.Attr).Token)
 	}
-	if token() != string(before.Token) || len(before.Token) != 40 {
+	if token() != string(before.Token) || len(before.Token) != 41 {
 		t.Fatalf("%x, then %x", before.Token, token())
 	}
 	for name, change := range map[string]func(){
@@ -413,6 +413,44 @@ func TestDirToken(t *testing.T) {
 	must(t, os.Chtimes(path, time.Time{}, time.Unix(1, 0)))
 	if _, a := lstat(t, d, "f"); time.Since(a.Changed).Abs() > time.Hour {
 		t.Errorf("changed %v", a.Changed)
+	}
+}
+
+// Attributes that were not looked for are not taken for none: what is kept by the token is another look's.
+func TestDirTokenXattrs(t *testing.T) {
+	root := t.TempDir()
+	plant(t, root, "f")
+	tokens := func(o *source.DirOptions) string {
+		d := newDir(t, root, o)
+		_, a := lstat(t, d, "f")
+		f, err := d.Open("f")
+		must(t, err)
+		defer f.Close()
+		fi, err := f.Stat()
+		must(t, err)
+		list, err := d.ReadDir(".")
+		must(t, err)
+		li, err := list[0].Info()
+		must(t, err)
+		for _, fi := range []fs.FileInfo{fi, li} {
+			if got := fi.Sys().(*repo.Attr).Token; !bytes.Equal(got, a.Token) {
+				t.Errorf("%x and %x", got, a.Token)
+			}
+		}
+		return string(a.Token)
+	}
+	without, with := tokens(&source.DirOptions{NoXattrs: true}), tokens(nil)
+	if without == with || with != tokens(&source.DirOptions{}) {
+		t.Errorf("%x without, %x with", without, with)
+	}
+	sights := map[byte]bool{}
+	for _, no := range []bool{false, true} {
+		for _, euid := range []int{0, 1000} {
+			sights[source.SightOf(no, euid)] = true
+		}
+	}
+	if len(sights) != 4 {
+		t.Error(sights)
 	}
 }
 

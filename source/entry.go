@@ -41,7 +41,7 @@ type info struct {
 	mtime time.Time
 	dev   uint64
 	attr  repo.Attr
-	token [40]byte // attr.Token
+	token [41]byte // attr.Token
 }
 
 func (i *info) Name() string       { return i.name }
@@ -52,9 +52,9 @@ func (i *info) IsDir() bool        { return i.mode.IsDir() }
 func (i *info) Sys() any           { return &i.attr }
 func (i *info) String() string     { return fs.FormatFileInfo(i) }
 
-// setToken fills the change token: size, mtime, ctime, inode, big-endian. The device is not in it, for its number may
-// be another one after each boot. A folder gets none: it would say nothing of what is below.
-func (i *info) setToken(ctime time.Time, ino uint64) {
+// setToken fills the change token: size, mtime, ctime, inode, big-endian, and sight. The device is not in it, for its
+// number may be another one after each boot. A folder gets none: it would say nothing of what is below.
+func (i *info) setToken(ctime time.Time, ino uint64, sight byte) {
 	if i.IsDir() {
 		return
 	}
@@ -65,15 +65,30 @@ func (i *info) setToken(ctime time.Time, ino uint64) {
 	t = be.AppendUint32(t, uint32(i.mtime.Nanosecond()))
 	t = be.AppendUint64(t, uint64(ctime.Unix()))
 	t = be.AppendUint32(t, uint32(ctime.Nanosecond()))
-	i.attr.Token = be.AppendUint64(t, ino)
+	t = be.AppendUint64(t, ino)
+	i.attr.Token = append(t, sight)
 	i.attr.Changed = i.mtime
 	if ctime.After(i.mtime) {
 		i.attr.Changed = ctime
 	}
 }
 
+// sightOf is the byte of a token that says which extended attributes are seen: none unless they are read, and some by
+// root alone. Whoever keeps attributes by the token must not take those of another sight for what is there.
+func sightOf(noXattrs bool, euid int) (sight byte) {
+	if !noXattrs {
+		sight |= 1
+	}
+	if euid == 0 {
+		sight |= 2
+	}
+	return sight
+}
+
 // owners looks up the names of user and group ids, each once.
 type owners struct {
+	sight byte // for the tokens of what is described
+
 	last   atomic.Pointer[owner] // most files have the owner of the one before
 	mu     sync.Mutex            // guards users and groups
 	users  map[uint32]string

@@ -8,3 +8,23 @@ func Kept(t *Tree) int {
 }
 
 const MaxKept = maxKept
+
+var SightOf = sightOf
+
+// SortNames returns what a listing of names, in two pieces, makes of them. Their kinds are those of files in the first.
+func SortNames(first, second []string) (sorted []string, kinds []byte) {
+	l := new(names)
+	for i, piece := range [][]string{first, second} {
+		var b []byte
+		for _, name := range piece {
+			b = packName(b, byte(8-4*i), []byte(name))
+		}
+		l.add(b, len(piece))
+	}
+	l.sort()
+	for i := range l.count {
+		kind, name := l.at(i)
+		sorted, kinds = append(sorted, name), append(kinds, kind)
+	}
+	return sorted, kinds
+}

@@ -9,8 +9,8 @@ import (
 
 // names is the listing of a folder: a million names take their own bytes and 19 more each.
 type names struct {
-	chunks []string // records of packName, one after another; a name in use keeps only its chunk alive
-	count  int
+	chunks []string  // records of packName, one after another; a name in use keeps only its chunk alive
+	count  int       // of the records; after sort, of the names
 	refs   []nameRef // sorted, after sort
 }
 
@@ -39,7 +39,8 @@ func (l *names) add(chunk []byte, count int) {
 	}
 }
 
-// sort puts the names into the order of their bytes.
+// sort puts the names into the order of their bytes, each once: the system may list a name twice if the folder changes
+// meanwhile, and what it said last counts.
 func (l *names) sort() {
 	if l.count == 0 {
 		return
@@ -71,8 +72,17 @@ func (l *names) sort() {
 		}
 		_, an := unpackName(l.chunks[a.chunk], a.off)
 		_, bn := unpackName(l.chunks[b.chunk], b.off)
-		return strings.Compare(an, bn)
+		return cmp.Or(strings.Compare(an, bn), cmp.Compare(b.chunk, a.chunk), cmp.Compare(b.off, a.off))
 	})
+	l.refs = slices.CompactFunc(l.refs, func(a, b nameRef) bool {
+		if a.key != b.key {
+			return false
+		}
+		_, an := unpackName(l.chunks[a.chunk], a.off)
+		_, bn := unpackName(l.chunks[b.chunk], b.off)
+		return an == bn
+	})
+	l.count = len(l.refs)
 }
 
 func (l *names) at(i int) (kind byte, name string) {

@@ -5,7 +5,8 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"sync/atomic"
+	"sync"
+	"time"
 
 	"github.com/varvebackup/varve/repo"
 )
@@ -20,7 +21,11 @@ var (
 // say. Its Attr says Stream: Backup reads it to the end, once, and fails if a Read does, with that error.
 //
 // Each Open of the file, and nothing else, calls open, with a context (the caller's, if OpenContext is used) that
-// governs the reader as well: once it is done, Read returns its error. Closing the file, early or not, closes the reader.
+// governs the reader as well: once it is done, Read returns its error, whatever the reader does. Closing the file, early
+// or not, closes the reader. If a Read of it is under way even then, and does not end with the context at once, its
+// Close is called meanwhile, to end it. A reader that heeds neither, as a terminal may, is given up after a second or
+// two: the goroutine that waits for it stays until it returns.
+//
 // The size is unknown, given as 0; the time is zero, that is unknown; the mode is 0600, since a dump holds what the
 // database guards. A name that is no single element of a path makes every use fs.ErrInvalid.
 func Stream(name string, open func(ctx context.Context) (io.ReadCloser, error)) fs.FS {
@@ -52,7 +57,7 @@ func (s *stream) OpenContext(ctx context.Context, name string) (fs.File, error) 
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
-	return &streamFile{ctx: ctx, r: r, info: fi}, nil
+	return newStreamFile(ctx, r, fi), nil
 }
 
 func (s *stream) Stat(name string) (fs.FileInfo, error)  { return s.stat("stat", name) }
@@ -84,31 +89,147 @@ func (s *stream) info() *info {
 	return i
 }
 
-// A streamFile is a stream being read.
+const (
+	streamBuffer = 256 << 10
+	followTime   = 100 * time.Millisecond // for a reader to end a Read with its context, before its Close is to do that
+	closeTime    = time.Second            // for its Close to do that
+)
+
+// A streamFile is a stream being read. A Read of r that waits cannot be cancelled, so a goroutine does it, for as long
+// as it takes; that goroutine has a buffer of its own, since the caller of Read may be gone by then.
 type streamFile struct {
 	ctx    context.Context
 	r      io.ReadCloser
 	info   fs.FileInfo
-	closed atomic.Bool
+	direct bool // r is read without a goroutine: its Read ends with ctx, or ctx has no end
+
+	buf  []byte // the goroutine's during a read
+	rest []byte // of buf, not returned yet
+	err  error  // what r's last Read returned
+
+	end    chan struct{} // closed with closed
+	mu     sync.Mutex    // guards the rest
+	closed bool
+	last   *streamRead // the read that was begun last
+}
+
+// A streamRead is a Read of the reader; its results are there once done is closed.
+type streamRead struct {
+	done chan struct{}
+	n    int
+	err  error
+}
+
+func newStreamFile(ctx context.Context, r io.ReadCloser, info fs.FileInfo) *streamFile {
+	_, ends := r.(*run)
+	return &streamFile{ctx: ctx, r: r, info: info, direct: ends || ctx.Done() == nil, end: make(chan struct{})}
 }
 
 func (f *streamFile) Stat() (fs.FileInfo, error) { return f.info, nil }
 
 func (f *streamFile) Read(p []byte) (int, error) {
-	if f.closed.Load() {
-		return 0, pathError("read", f.info.Name(), fs.ErrClosed)
+	if err := f.usable(); err != nil {
+		return 0, err
+	}
+	if f.direct {
+		return f.r.Read(p)
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if len(f.rest) == 0 && f.err == nil {
+		if err := f.fill(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, f.rest)
+	f.rest = f.rest[n:]
+	if n > 0 {
+		return n, nil
+	}
+	return 0, f.err
+}
+
+// usable returns why there is nothing to be read any more.
+func (f *streamFile) usable() error {
+	select {
+	case <-f.end:
+		return pathError("read", f.info.Name(), fs.ErrClosed)
+	default:
 	}
 	if err := f.ctx.Err(); err != nil {
-		return 0, pathError("read", f.info.Name(), err)
+		return pathError("read", f.info.Name(), err)
 	}
-	return f.r.Read(p)
+	return nil
+}
+
+// fill reads into f.buf. If it fails, usable does from then on, so that buf is left to the goroutine.
+func (f *streamFile) fill() error {
+	if f.buf == nil {
+		f.buf = make([]byte, streamBuffer)
+	}
+	rd, buf := &streamRead{done: make(chan struct{})}, f.buf
+	f.mu.Lock()
+	if f.closed {
+		f.mu.Unlock()
+		return f.usable()
+	}
+	f.last = rd
+	go func() {
+		defer close(rd.done)
+		rd.n, rd.err = f.r.Read(buf)
+	}()
+	f.mu.Unlock()
+	select {
+	case <-rd.done:
+	case <-f.ctx.Done():
+	case <-f.end:
+	}
+	if err := f.usable(); err != nil {
+		return err
+	}
+	f.rest, f.err = buf[:rd.n], rd.err
+	return nil
 }
 
 func (f *streamFile) Close() error {
-	if f.closed.Swap(true) {
+	f.mu.Lock()
+	if f.closed {
+		f.mu.Unlock()
 		return pathError("close", f.info.Name(), fs.ErrClosed)
 	}
-	return f.r.Close()
+	f.closed = true
+	close(f.end)
+	last := f.last
+	f.mu.Unlock()
+
+	if last == nil || last.within(followTime) {
+		return f.r.Close()
+	}
+	c := &streamRead{done: make(chan struct{})}
+	go func() { // it may wait for the Read
+		defer close(c.done)
+		c.err = f.r.Close()
+	}()
+	if !c.within(closeTime) {
+		return pathError("close", f.info.Name(), errStuck)
+	}
+	last.within(closeTime)
+	return c.err
+}
+
+var errStuck = errors.New("the reader does not return")
+
+// within waits for rd, and reports whether it is done in time.
+func (rd *streamRead) within(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-rd.done:
+		return true
+	case <-timer.C:
+		return false
+	}
 }
 
 // rootInfo describes a root that is on no disk.

@@ -75,7 +75,7 @@ func (d sysDir) openDir(path string, list bool) (sysDir, error) {
 	return sysDir{d.root, path}, nil
 }
 
-func (d sysDir) lstat(name string, _ *owners) (*info, error) {
+func (d sysDir) lstat(name string, o *owners) (*info, error) {
 	if err := local(name); err != nil {
 		return nil, err
 	}
@@ -83,7 +83,7 @@ func (d sysDir) lstat(name string, _ *owners) (*info, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newInfo(name, fi), nil
+	return newInfo(name, fi, o), nil
 }
 
 func (d sysDir) openFile(name, _ string) (*os.File, error) { return d.root.Open(d.join(name)) }
@@ -119,16 +119,16 @@ func (d sysDir) names(ctx context.Context, buf []byte, l *names) error {
 
 func extents(*os.File) ([]repo.Extent, error) { return nil, nil }
 
-func fstat(f *os.File, name string, _ *owners) (*info, error) {
+func fstat(f *os.File, name string, o *owners) (*info, error) {
 	fi, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
-	return newInfo(name, fi), nil
+	return newInfo(name, fi, o), nil
 }
 
-func newInfo(name string, fi fs.FileInfo) *info {
+func newInfo(name string, fi fs.FileInfo, o *owners) *info {
 	i := &info{name: name, size: fi.Size(), mode: fi.Mode(), mtime: fi.ModTime()}
-	i.setToken(fi.ModTime(), 0)
+	i.setToken(fi.ModTime(), 0, o.sight)
 	return i
 }

@@ -174,6 +174,6 @@ func newInfo(name string, st *unix.Stat_t, o *owners) *info {
 	own := o.lookup(st.Uid, st.Gid)
 	i.attr.Owned, i.attr.UID, i.attr.GID = true, st.Uid, st.Gid
 	i.attr.User, i.attr.Group = own.user, own.group
-	i.setToken(time.Unix(st.Ctim.Unix()), uint64(st.Ino))
+	i.setToken(time.Unix(st.Ctim.Unix()), uint64(st.Ino), o.sight)
 	return i
 }

@@ -1,0 +1,99 @@
+package varve_test
+
+import (
+	"crypto/rand"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/varvebackup/varve/crypt"
+)
+
+// BenchmarkRestic runs the first backup of 1 GiB of random bytes and the Go distribution by varve and by restic, whole processes in turns, each into a fresh
+// repository on the same disk with the input in the page cache, and reports the medians, their ratio, and each one's peak memory. Skipped where there is no restic. -benchtime
+// 5x gives five rounds.
+func BenchmarkRestic(b *testing.B) {
+	restic, err := exec.LookPath("restic")
+	if err != nil {
+		b.Skip("no restic in the path (Debian: restic)")
+	}
+	size := int64(1 << 30)
+	if testing.Short() {
+		size = 64 << 20
+	}
+	tmp := b.TempDir()
+	input := filepath.Join(tmp, "input")
+	if err := os.Mkdir(input, 0o700); err != nil {
+		b.Fatal(err)
+	}
+	f, err := os.Create(filepath.Join(input, "random"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := io.CopyN(f, rand.Reader, size); err != nil {
+		b.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		b.Fatal(err)
+	}
+	goroot, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		b.Fatal(err)
+	}
+	other := strings.TrimSpace(string(goroot))
+	varve := filepath.Join(tmp, "varve")
+	if out, err := exec.Command("go", "build", "-o", varve, "./cmd/varve").CombinedOutput(); err != nil {
+		b.Fatalf("%v\n%s", err, out)
+	}
+	key, err := crypt.NewKey()
+	if err != nil {
+		b.Fatal(err)
+	}
+
+	// run returns seconds and peak memory in MiB of the backup; making the repository is not counted.
+	run := func(program string, env, initialize, backup []string) (float64, float64) {
+		repository := filepath.Join(tmp, "repository")
+		defer os.RemoveAll(repository)
+		var took float64
+		var peak float64
+		for _, args := range [][]string{initialize, backup} {
+			cmd := exec.Command(program, args...)
+			cmd.Env = append(os.Environ(), append(env, "HOME="+repository+"/home")...)
+			begun := time.Now()
+			if out, err := cmd.CombinedOutput(); err != nil {
+				b.Fatalf("%s %v: %v\n%s", program, args, err, out)
+			}
+			took, peak = time.Since(begun).Seconds(), peakMiB(cmd.ProcessState)
+		}
+		return took, peak
+	}
+	repository := filepath.Join(tmp, "repository", "r")
+	ours := func() (float64, float64) {
+		cache := filepath.Join(tmp, "repository", "c")
+		return run(varve, []string{"VARVE_KEY=" + key.Text(), "VARVE_REPO=" + repository, "VARVE_CACHE=" + cache}, []string{"init"},
+			[]string{"backup", "bench", "input=" + input, "go=" + other})
+	}
+	theirs := func() (float64, float64) {
+		return run(restic, []string{"RESTIC_PASSWORD=secret", "RESTIC_REPOSITORY=" + repository}, []string{"init"}, []string{"backup", "-q", input, other})
+	}
+	var a, r, ratios, am, rm []float64
+	for b.Loop() {
+		s, m := ours()
+		t, n := theirs()
+		a, r, ratios, am, rm = append(a, s), append(r, t), append(ratios, t/s), append(am, m), append(rm, n)
+	}
+	median := func(x []float64) float64 { slices.Sort(x); return x[len(x)/2] }
+	b.ReportMetric(median(a), "varve-s")
+	b.ReportMetric(median(r), "restic-s")
+	b.ReportMetric(median(ratios), "restic/varve")
+	if runtime.GOOS == "linux" {
+		b.ReportMetric(slices.Max(am), "varve-MiB")
+		b.ReportMetric(slices.Max(rm), "restic-MiB")
+	}
+}

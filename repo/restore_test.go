@@ -661,3 +661,48 @@ func TestRestoreMany(t *testing.T) {
 		t.Error("too much was fetched")
 	}
 }
+
+// What is there stays until what replaces it is whole.
+func TestRestoreKeepsUntilWhole(t *testing.T) {
+	m := fstest.MapFS{"large": {Data: treeBytes(1, 3<<20), ModTime: time.Unix(1, 0)}, "link": {Data: treeBytes(2, 2<<20), ModTime: time.Unix(1, 0)},
+		"small": {Data: []byte("new"), ModTime: time.Unix(1, 0)}}
+	for _, how := range []string{"damage", "cancel"} {
+		r, store, key := treeRepoKey(t, nil)
+		s := treeBackup(t, r, m)
+		r, err := repo.Open(context.Background(), store, key, nil)
+		treeMust(t, err)
+		out := t.TempDir()
+		treeMust(t, treeFolder("", treeFile("large", "old large", 9), treeFile("small", "old small", 9), treeLink("link", "old link"), treeFile("other", "other", 9)).make(out+"/x"))
+		ctx, cancel := context.WithCancel(context.Background())
+		var mu sync.Mutex
+		frames := 0
+		store.Corrupt = func(name string, _ int64, p []byte) {
+			mu.Lock()
+			defer mu.Unlock()
+			if frames++; len(p) < 100<<10 || frames < 4 {
+				return
+			}
+			if how == "cancel" {
+				cancel()
+			} else {
+				p[99] ^= 1
+			}
+		}
+		_, err = r.Restore(ctx, s, out+"/x", &repo.RestoreOptions{Overwrite: repo.OverwriteAlways})
+		cancel()
+		if err == nil {
+			t.Error(how, "no error")
+		}
+		left := map[string]int{}
+		for _, line := range treeLines(t, out+"/x") {
+			name, _, _ := strings.Cut(line, "=")
+			if f := m[name]; f == nil || line != name+"="+string(f.Data) {
+				left[line]++
+			}
+		}
+		delete(left, "small=old small") // or it was restored
+		if !maps.Equal(left, map[string]int{"large=old large": 1, "link -> old link": 1, "other=other": 1}) {
+			t.Errorf("%s: %.300s", how, fmt.Sprintf("%q", slices.Sorted(maps.Keys(left))))
+		}
+	}
+}

@@ -15,7 +15,7 @@
 // target but not out of it.
 //
 // A crash leaves files that the next restore recognises: times are set last, so with [IfDifferent] a file that
-// was not finished differs. That is so for a crash of the process; after a power failure, use [Always] or compare contents.
+// was not finished differs, or lies beside what it was to replace under a name that begins with ".varve-". That is so for a crash of the process; after a power failure, use [Always] or compare contents.
 package target
 
 import (
@@ -153,7 +153,7 @@ func (t *Target) FinishDir(path string, m *Meta) error {
 }
 
 // Create makes a regular file of the given size, all a hole. The caller ends it with Finish or Abort; until then
-// it holds one file descriptor. When a file is kept and its metadata set right with only partial success, the error is
+// it holds one file descriptor, and what it replaces, unless that is a folder, stays in its place (but for systems other than Linux and macOS). When a file is kept and its metadata set right with only partial success, the error is
 // ErrSkipped joined with a *MetaError.
 func (t *Target) Create(path string, m *Meta, size int64) (*File, error) {
 	if err := valid(path); err != nil {
@@ -162,11 +162,11 @@ func (t *Target) Create(path string, m *Meta, size int64) (*File, error) {
 	if size < 0 {
 		return nil, wrap("create", path, errors.New("negative size"))
 	}
-	f, err := t.create(path, m, size)
+	f, at, err := t.create(path, m, size)
 	if err != nil {
 		return nil, wrap("create", path, err)
 	}
-	file := &File{t: t, f: f, path: path, m: m, size: size}
+	file := &File{t: t, f: f, path: path, at: at, m: m, size: size}
 	if size > 0 {
 		if err := f.Truncate(size); err != nil {
 			file.Abort()
@@ -236,6 +236,7 @@ type File struct {
 	t      *Target
 	f      *os.File
 	path   string
+	at     string // where it lies until Finish
 	m      *Meta
 	size   int64
 	failed atomic.Pointer[error] // the first error of WriteAt
@@ -269,7 +270,7 @@ func (f *File) Finish() error {
 		return *err
 	}
 	f.done = true
-	return wrap("finish", f.path, f.t.finish(f.f, f.path, f.m))
+	return wrap("finish", f.path, f.t.finish(f.f, f.path, f.at, f.m))
 }
 
 // Abort closes and removes the file. After Finish it does nothing.
@@ -278,7 +279,7 @@ func (f *File) Abort() {
 		return
 	}
 	f.done = true
-	f.t.abort(f.f, f.path)
+	f.t.abort(f.f, f.at)
 }
 
 // wrap names the path. What is not a failure of the entry stays as it is.

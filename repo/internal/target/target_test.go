@@ -339,3 +339,139 @@ func TestFile(t *testing.T) {
 		}
 	})
 }
+
+// A file is replaced when its new content is complete, and not before.
+func TestReplace(t *testing.T) {
+	plants := map[string]func(t *testing.T, p string){
+		"file":    func(t *testing.T, p string) { must(t, os.WriteFile(p, []byte("old"), 0o640)) },
+		"symlink": func(t *testing.T, p string) { must(t, os.Symlink("other", p)) },
+		"hard link": func(t *testing.T, p string) {
+			must(t, os.Link(filepath.Join(filepath.Dir(p), "other"), p))
+		},
+	}
+	for name, plant := range plants {
+		for _, o := range []target.Overwrite{target.IfDifferent, target.Always} {
+			for _, path := range []string{"p", "d/p"} {
+				// half makes a File of which half is written.
+				half := func(t *testing.T) (p string, before fs.FileInfo, f *target.File) {
+					dir := t.TempDir()
+					must(t, os.Mkdir(filepath.Join(dir, "d"), 0o700))
+					p = filepath.Join(dir, filepath.FromSlash(path))
+					other := filepath.Join(filepath.Dir(p), "other")
+					must(t, os.WriteFile(other, []byte("old"), 0o640))
+					must(t, os.Chtimes(other, stamp.Add(time.Hour), stamp.Add(time.Hour)))
+					plant(t, p)
+					before, err := os.Lstat(p)
+					must(t, err)
+					f, err = open(t, dir, &target.Options{Overwrite: o}).Create(path, meta(0o600), 4)
+					must(t, err)
+					_, err = f.WriteAt([]byte("ne"), 0)
+					must(t, err)
+					return p, before, f
+				}
+				left := func(t *testing.T, p string, want int) {
+					t.Helper()
+					if names, _ := filepath.Glob(filepath.Join(filepath.Dir(p), ".varve-*")); len(names) != want {
+						t.Errorf("want %d temporary files, have %q", want, names)
+					}
+				}
+				// old checks that what was there still is, and that nobody wrote through it.
+				old := func(t *testing.T, p string, before fs.FileInfo) {
+					t.Helper()
+					now, err := os.Lstat(p)
+					if err != nil || !os.SameFile(before, now) || now.Mode() != before.Mode() || !now.ModTime().Equal(before.ModTime()) {
+						t.Error("lost what was there:", now, err)
+						return
+					}
+					if got := read(t, p); got != "old" {
+						t.Errorf("have %q", got)
+					}
+				}
+				untouched := func(t *testing.T, p string) {
+					t.Helper()
+					other := filepath.Join(filepath.Dir(p), "other")
+					fi, err := os.Lstat(other)
+					must(t, err)
+					if read(t, other) != "old" || !fi.ModTime().Equal(stamp.Add(time.Hour)) {
+						t.Error("wrote through the link:", fi)
+					}
+				}
+				sub := fmt.Sprintf("%s/%d/%s/", name, o, strings.ReplaceAll(path, "/", "_"))
+
+				t.Run(sub+"abort", func(t *testing.T) {
+					p, before, f := half(t)
+					old(t, p, before)
+					left(t, p, 1)
+					f.Abort()
+					old(t, p, before)
+					left(t, p, 0)
+					untouched(t, p)
+				})
+				t.Run(sub+"failed", func(t *testing.T) {
+					p, before, f := half(t)
+					f.WriteAt([]byte("new"), 3)
+					if err := f.Finish(); err == nil {
+						t.Error("no error")
+					}
+					old(t, p, before)
+					left(t, p, 0)
+					untouched(t, p)
+				})
+				finished := func(t *testing.T, p string, f *target.File) {
+					t.Helper()
+					_, err := f.WriteAt([]byte("w!"), 2)
+					must(t, err)
+					must(t, f.Finish())
+					f.Abort()
+					fi, err := os.Lstat(p)
+					if err != nil || !fi.Mode().IsRegular() || read(t, p) != "new!" || !fi.ModTime().Equal(stamp) {
+						t.Error(fi, err)
+					}
+					left(t, p, 0)
+					untouched(t, p)
+				}
+				t.Run(sub+"finish", func(t *testing.T) {
+					p, before, f := half(t)
+					old(t, p, before)
+					finished(t, p, f)
+				})
+				t.Run(sub+"gone meanwhile", func(t *testing.T) {
+					p, _, f := half(t)
+					must(t, os.Remove(p))
+					finished(t, p, f)
+				})
+				t.Run(sub+"read-only", func(t *testing.T) {
+					if name != "file" {
+						t.Skip("the same file as other")
+					}
+					p, _, f := half(t)
+					must(t, os.Chmod(p, 0o400))
+					finished(t, p, f)
+				})
+				t.Run(sub+"folder meanwhile", func(t *testing.T) {
+					p, _, f := half(t)
+					must(t, os.Remove(p))
+					must(t, os.Mkdir(p, 0o700))
+					if err := f.Finish(); !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), "finish "+path+": ") {
+						t.Error(err)
+					}
+					if fi, err := os.Lstat(p); err != nil || !fi.IsDir() {
+						t.Error(fi, err)
+					}
+					left(t, p, 0)
+					untouched(t, p)
+				})
+				t.Run(sub+"can't be that big", func(t *testing.T) {
+					p, before, f := half(t)
+					f.Abort()
+					tg := open(t, filepath.Dir(p), &target.Options{Overwrite: o})
+					if f, err := tg.Create("p", meta(0o600), 1<<63-1); err == nil {
+						f.Abort()
+					}
+					old(t, p, before)
+					left(t, p, 0)
+				})
+			}
+		}
+	}
+}

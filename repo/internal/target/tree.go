@@ -81,15 +81,16 @@ func (t *Target) finishDir(path string, m *Meta) error {
 	return t.apply(path, node{fd: d.fd}, unix.S_IFDIR, m)
 }
 
-func (t *Target) create(path string, m *Meta, size int64) (*os.File, error) {
+// create returns the file and where it lies: at path, or beside what finish will replace by it.
+func (t *Target) create(path string, m *Meta, size int64) (f *os.File, at string, err error) {
 	parent, name := split(path)
 	d, err := t.get(parent)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	defer t.put(d)
 	fd := -1
-	err = t.place(d, path, name, false,
+	tmp, err := t.placeLater(d, path, name, false, true,
 		func(name string) (err error) {
 			fd, err = openat(d.fd, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
 			return err
@@ -99,9 +100,12 @@ func (t *Target) create(path string, m *Meta, size int64) (*os.File, error) {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
-		return nil, err
+		return nil, "", err
 	}
-	return os.NewFile(uintptr(fd), path), nil
+	if at = path; tmp != "" {
+		at = path[:len(path)-len(name)] + tmp
+	}
+	return os.NewFile(uintptr(fd), path), at, nil
 }
 
 // keep leaves it to create to say why a file can't be made.
@@ -148,7 +152,7 @@ func (t *Target) repair(at int, path, name string, st *unix.Stat_t, m *Meta) err
 	return ErrSkipped
 }
 
-func (t *Target) finish(f *os.File, path string, m *Meta) error {
+func (t *Target) finish(f *os.File, path, at string, m *Meta) error {
 	n := node{fd: int(f.Fd())}
 	st, err := n.stat()
 	if err != nil {
@@ -158,16 +162,38 @@ func (t *Target) finish(f *os.File, path string, m *Meta) error {
 	err = t.apply(path, n, unix.S_IFREG, m)
 	// Network file systems report a full disk here. The times are set already, so the file must not stay.
 	if e := f.Close(); e != nil {
-		t.remove(path, &st)
+		t.remove(at, &st)
 		return cause(e)
+	}
+	if at != path {
+		if e := t.rename(at, path); e != nil {
+			t.remove(at, &st)
+			return e
+		}
 	}
 	return err
 }
 
-func (t *Target) abort(f *os.File, path string) {
+// rename moves a file over another entry of its folder.
+func (t *Target) rename(from, to string) error {
+	parent, old := split(from)
+	_, name := split(to)
+	d, err := t.get(parent)
+	if err != nil {
+		return err
+	}
+	defer t.put(d)
+	err = unix.Renameat(d.fd, old, d.fd, name)
+	if err == unix.EISDIR {
+		return errFolder
+	}
+	return err
+}
+
+func (t *Target) abort(f *os.File, at string) {
 	n := node{fd: int(f.Fd())}
 	if st, err := n.stat(); err == nil {
-		t.remove(path, &st)
+		t.remove(at, &st)
 	}
 	f.Close()
 }
@@ -314,28 +340,38 @@ func (t *Target) read(path string) (*os.File, error) {
 // new one can't be made.
 func (t *Target) place(d *dir, path, name string, isDir bool,
 	mk func(name string) error, keep func(*unix.Stat_t) error) error {
+	_, err := t.placeLater(d, path, name, isDir, false, mk, keep)
+	return err
+}
+
+// placeLater is place. If later is true and what is there is no folder, it leaves the new thing beside the old one and returns its name.
+func (t *Target) placeLater(d *dir, path, name string, isDir, later bool,
+	mk func(name string) error, keep func(*unix.Stat_t) error) (string, error) {
 	err := retry(func() error { return mk(name) })
 	if err == nil && isDir {
 		t.forget(path)
 	}
 	if err != unix.EEXIST {
-		return err
+		return "", err
 	}
 	st, err := lstat(d.fd, name)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := keep(&st); err != errReplace {
-		return err
+		return "", err
 	}
 	wasDir := kind(&st) == unix.S_IFDIR
 	if wasDir && t.o.Overwrite != Always {
-		return errFolder
+		return "", errFolder
 	}
 
 	tmp := fmt.Sprintf(".varve-%016x", rand.Uint64())
 	if err := retry(func() error { return mk(tmp) }); err != nil {
-		return err
+		return "", err
+	}
+	if later && !wasDir {
+		return tmp, nil
 	}
 	// rename moves anything but a folder over anything but a folder.
 	switch {
@@ -358,7 +394,7 @@ func (t *Target) place(d *dir, path, name string, isDir bool,
 		}
 		unix.Unlinkat(d.fd, tmp, flags)
 	}
-	return err
+	return "", err
 }
 
 func lstat(at int, name string) (st unix.Stat_t, err error) {

@@ -113,12 +113,12 @@ func (t *Target) finishDir(path string, m *Meta) error {
 	return t.apply(path, m)
 }
 
-func (t *Target) create(path string, m *Meta, size int64) (f *os.File, err error) {
+func (t *Target) create(path string, m *Meta, size int64) (f *os.File, at string, err error) {
 	err = t.place(path, func() error {
 		f, err = t.root.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		return err
 	}, t.skip(sameFile(m, size)))
-	return f, err
+	return f, path, err
 }
 
 func sameFile(m *Meta, size int64) func(fs.FileInfo) bool {
@@ -139,7 +139,7 @@ func (t *Target) keep(path string, m *Meta, size int64) error {
 	return t.skip(sameFile(m, size))(fi)
 }
 
-func (t *Target) finish(f *os.File, path string, m *Meta) error {
+func (t *Target) finish(f *os.File, path, _ string, m *Meta) error {
 	if err := f.Close(); err != nil {
 		t.root.Remove(path)
 		return cause(err)

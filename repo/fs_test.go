@@ -210,7 +210,7 @@ func TestFSReaders(t *testing.T) {
 	}
 }
 
-type treeFewWriter struct{ n int }
+type treeFewWriter struct{}
 
 func (w *treeFewWriter) Write(p []byte) (int, error) { return 7, io.ErrShortBuffer }
 

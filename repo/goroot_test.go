@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"sync/atomic"
 	"testing"
 
@@ -35,10 +34,10 @@ func (c *openCount) Entries(ctx context.Context, dir string) iter.Seq2[fs.DirEnt
 // The Go distribution comes back as it was; backed up again, nothing is opened and next to nothing stored. By default that is some of it.
 func TestGOROOT(t *testing.T) {
 	ctx := context.Background()
-	in, err := filepath.EvalSymlinks(filepath.Join(runtime.GOROOT(), "src/crypto"))
+	in, err := filepath.EvalSymlinks(filepath.Join(treeGoroot(t), "src/crypto"))
 	treeMust(t, err)
 	if os.Getenv("VARVE_TEST_LONG") != "" {
-		in = runtime.GOROOT()
+		in = treeGoroot(t)
 	}
 	tmp := t.TempDir()
 	r, _ := treeRepo(t, &repo.Options{Cache: tmp + "/cache"})

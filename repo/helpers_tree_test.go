@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -140,4 +141,11 @@ func treeNames(t treeT, fsys fs.FS) []string {
 
 func treePrint(list []string) string {
 	return fmt.Sprintf("%d:\n%s", len(list), strings.Join(list, "\n"))
+}
+
+// treeGoroot is the folder of the Go distribution that runs the tests.
+func treeGoroot(t testing.TB) string {
+	out, err := exec.Command("go", "env", "GOROOT").Output()
+	treeMust(t, err)
+	return strings.TrimSpace(string(out))
 }

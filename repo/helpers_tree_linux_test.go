@@ -89,7 +89,7 @@ func (k treeKind) node(t *rapid.T, typ uint32) *treeNode {
 		}
 		n.mode &^= 0o2000
 	} else if rapid.Bool().Draw(t, "owned") {
-		n.uid, n.gid = rapid.IntRange(0, 1<<32-2).Draw(t, "uid"), rapid.IntRange(0, 70000).Draw(t, "gid")
+		n.uid, n.gid = int(rapid.Uint32Range(0, 1<<31-2).Draw(t, "uid")), rapid.IntRange(0, 70000).Draw(t, "gid")
 	}
 	if k.raw {
 		var names []string

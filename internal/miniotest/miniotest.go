@@ -93,6 +93,7 @@ func (s *Server) start() error {
 		"HOME=" + home, "PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.TempDir(),
 		"MINIO_ROOT_USER=" + s.AccessKey, "MINIO_ROOT_PASSWORD=" + s.SecretKey,
 		"MINIO_BROWSER=off", "MINIO_UPDATE=off", "MINIO_CI_CD=1",
+		"MINIO_SITE_REGION=us-east-1", // or any will do
 	}
 	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = s.log, s.log, 10*time.Second
 	if err := cmd.Start(); err != nil {

@@ -105,7 +105,12 @@ func (b *Bucket) explain(op, name string, err error) *failure {
 	case errors.Is(err, errCut), errors.Is(err, errChanged), errors.Is(err, errChecksum), errors.Is(err, errVanished):
 		return say("%v", err)
 	}
-	return say("no answer from %s: %v", b.where, err)
+	hint := ""
+	if b.insecure && !b.reached.Load() {
+		// What wants TLS may end the connection without a word.
+		hint = " (if it speaks TLS, leave out insecure)"
+	}
+	return say("no answer from %s: %v%s", b.where, err, hint)
 }
 
 // explainCode is explain for an error that the service sent.

@@ -227,11 +227,11 @@ func (b *Bucket) Get(ctx context.Context, name string, off, n int64, dst []byte)
 	for a := b.attempts(ctx, "get", name); ; {
 		before := len(g.out)
 		err := g.try(ctx)
-		switch {
+		switch said := new(statement); {
 		case err == nil:
 			return g.out, nil
-		case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, fs.ErrInvalid):
-			return dst, err // made by try for the caller
+		case errors.As(err, &said):
+			return dst, said.error
 		case errors.Is(err, errRange):
 			// Either too short, or nothing behind its very end.
 			info, err := b.stat(ctx, "get", name)
@@ -253,6 +253,10 @@ func (b *Bucket) Get(ctx context.Context, name string, off, n int64, dst []byte)
 		}
 	}
 }
+
+// A statement about the object is final. (An io.ErrUnexpectedEOF that is none
+// is a cut connection.)
+type statement struct{ error }
 
 func short(name string, off, n, size int64) error {
 	return fmt.Errorf("backend/s3: get %s: %d bytes from %d of %d: %w", name, n, off, size, io.ErrUnexpectedEOF)
@@ -316,9 +320,9 @@ func (g *get) try(ctx context.Context) error {
 	}
 	switch {
 	case need > size-g.off:
-		return short(g.name, g.off, g.n, size)
+		return &statement{short(g.name, g.off, g.n, size)}
 	case need > backend.MaxSize:
-		return fmt.Errorf("backend/s3: get %s: %d bytes are more than an object has: %w", g.name, need, fs.ErrInvalid)
+		return &statement{fmt.Errorf("backend/s3: get %s: %d bytes are more than an object has: %w", g.name, need, fs.ErrInvalid)}
 	case need-done != info.Size:
 		return protocolError(fmt.Sprintf("it sends %d bytes instead of %d", info.Size, need-done))
 	case done > 0 && need != g.whole:
@@ -388,7 +392,8 @@ func (b *Bucket) stat(ctx context.Context, op, name string) (backend.Info, error
 		if err == nil && info.ETag != "" && info.Size >= 0 {
 			return backend.Info{Name: name, Size: info.Size, Modified: info.LastModified}, nil
 		}
-		if code := minio.ToErrorResponse(err).StatusCode; err == nil || code >= 300 && code < 500 {
+		api := minio.ToErrorResponse(err)
+		if err == nil || api.Code != "" && !passing(api) || api.StatusCode == 0 && api.Code == minio.InternalError {
 			// The answer to a HEAD has no body, so this may as well be a missing
 			// bucket, or a proxy. That to a GET says which.
 			var probe minio.GetObjectOptions

@@ -81,16 +81,17 @@ type Options struct {
 
 // A Bucket is a backend.Backend in a bucket, or below a prefix in one.
 type Bucket struct {
-	core    minio.Core
-	name    string
-	prefix  string // "" or ends in a slash
-	where   string // the endpoint, for errors
-	region  string // as it was given
-	key     string // the access key, for errors; no secret
-	retry   backend.RetryOptions
-	own     *http.Transport // nil if it is the caller's
-	reached atomic.Bool     // something answered at the endpoint
-	skew    atomic.Int64    // nanoseconds that the store's clock was ahead when it last refused a request
+	core     minio.Core
+	name     string
+	prefix   string // "" or ends in a slash
+	where    string // the endpoint, for errors
+	region   string // as it was given
+	key      string // the access key, for errors; no secret
+	retry    backend.RetryOptions
+	own      *http.Transport // nil if it is the caller's
+	reached  atomic.Bool     // something answered at the endpoint
+	insecure bool
+	skew     atomic.Int64 // nanoseconds that the store's clock was ahead when it last refused a request
 }
 
 const (
@@ -133,7 +134,7 @@ func Open(ctx context.Context, bucket string, o *Options) (*Bucket, error) {
 		return fail(fs.ErrInvalid, "path style and virtual host exclude each other")
 	}
 
-	b := &Bucket{name: bucket, prefix: prefix, where: host, region: o.Region}
+	b := &Bucket{name: bucket, prefix: prefix, where: host, region: o.Region, insecure: o.Insecure}
 	if o.Retry != nil {
 		b.retry = *o.Retry
 	}

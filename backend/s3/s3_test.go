@@ -11,7 +11,7 @@ import (
 )
 
 // quick are retries for tests.
-var quick = &backend.RetryOptions{Wait: 5 * time.Millisecond, MaxWait: 200 * time.Millisecond, Elapsed: time.Minute}
+var quick = &backend.RetryOptions{Wait: 5 * time.Millisecond, MaxWait: 200 * time.Millisecond, Elapsed: 20 * time.Second}
 
 // open opens a bucket until the test ends.
 func open(t testing.TB, bucket string, o *s3.Options) *s3.Bucket {

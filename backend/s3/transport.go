@@ -1,7 +1,6 @@
 package s3
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/xml"
@@ -68,15 +67,18 @@ func (t *inspector) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.b.reached.Store(true)
 	if resp.StatusCode == http.StatusForbidden {
 		if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 			t.b.skew.Store(int64(time.Until(date)))
 		}
 	}
-	if why := foreign(req, resp); why != "" {
-		resp.Body.Close()
+	if why, err := foreign(req, resp); err != nil {
+		return nil, err
+	} else if why != "" {
 		return nil, &foreignError{status: resp.Status, code: resp.StatusCode, what: why}
+	}
+	if req.Method != http.MethodHead { // its answer may be anybody's
+		t.b.reached.Store(true)
 	}
 	return resp, nil
 }
@@ -90,59 +92,61 @@ type foreignError struct {
 
 func (e *foreignError) Error() string { return fmt.Sprintf("%s (status %s)", e.what, e.status) }
 
+// The longest document that a service sends: a listing has a thousand keys.
+const maxXML = 16 << 20
+
 // foreign returns what is wrong with an answer as one of an S3 service, or "".
-// It may replace the answer's body by one that reads the same.
-func foreign(req *http.Request, resp *http.Response) string {
+// It reads documents whole, so that one that is cut is an error of the
+// connection and not of the service.
+func foreign(req *http.Request, resp *http.Response) (string, error) {
 	switch req.Method {
 	case http.MethodPost, http.MethodHead: // credentials; has no body, see Stat
-		return ""
+		return "", nil
 	}
 	query := req.URL.Query()
-	_, location := query["location"]
 	good := resp.StatusCode >= 200 && resp.StatusCode < 300
-	var root string
+	root := ""
 	switch {
 	case good && query.Has("list-type"):
 		root = "ListBucketResult"
 	case good && query.Has("versions"):
 		root = "ListVersionsResult"
-	case good && location:
+	case good && query.Has("location"):
 		root = "LocationConstraint"
 	case good && req.Method == http.MethodDelete:
 		if resp.StatusCode == http.StatusNoContent {
-			return ""
+			return "", nil
 		}
 	case good:
 		if resp.Header.Get("Etag") != "" {
-			return ""
+			return "", nil
 		}
 	case resp.StatusCode == http.StatusServiceUnavailable || resp.StatusCode == http.StatusTooManyRequests:
-		return "" // whoever says so
+		return "", nil // whoever says so
 	default:
 		root = "Error"
 	}
-	head := bufio.NewReaderSize(resp.Body, 4<<10)
-	start, err := head.Peek(1)
-	if err == nil {
-		start, _ = head.Peek(max(1, head.Buffered()))
-	}
-	resp.Body = struct {
-		io.Reader
-		io.Closer
-	}{head, resp.Body}
+	page, err := io.ReadAll(io.LimitReader(resp.Body, maxXML))
+	resp.Body.Close()
 	switch {
-	case root != "" && rootOf(start) == root:
-		return ""
-	case err != nil && err != io.EOF:
-		return "" // a cut connection: whoever reads the body finds it again
-	case len(start) == 0 && !good && resp.StatusCode != http.StatusNotFound:
-		return "" // the status says it all
+	case err != nil && resp.StatusCode == http.StatusPreconditionFailed:
+		// The status is the whole answer: the object was there, and this request
+		// did not put it. Another one could not know that any more.
+		page = nil
+	case err != nil:
+		return "", err
 	}
-	return describe(start)
+	resp.Body = io.NopCloser(bytes.NewReader(page))
+	switch {
+	case root != "" && rootOf(page) == root:
+		return "", nil
+	case len(page) == 0 && !good && resp.StatusCode != http.StatusNotFound:
+		return "", nil // the status says it all
+	}
+	return describe(page), nil
 }
 
-// rootOf returns the name of the root element of what may be the beginning of
-// an XML document.
+// rootOf returns the name of the root element of an XML document, or "".
 func rootOf(p []byte) string {
 	d := xml.NewDecoder(bytes.NewReader(p))
 	d.Strict = false
@@ -168,6 +172,7 @@ func describe(p []byte) string {
 	if len(p) == 0 {
 		return "an empty page"
 	}
+	p = p[:min(len(p), 4<<10)]
 	lower := bytes.ToLower(p)
 	what := "a page"
 	if bytes.Contains(lower, []byte("<html")) || bytes.HasPrefix(bytes.TrimSpace(lower), []byte("<!doctype html")) {

@@ -3,6 +3,14 @@
 //
 //	/srv/backup  ./backup  C:\backup    a folder (backend/dir)
 //	file:///srv/backup                  the same
+//	s3://bucket/prefix                  a bucket, at Amazon (backend/s3)
+//	s3://bucket/prefix?endpoint=minio.example.com:9000&region=eu-west-1
+//
+// The query of an s3 URL may have endpoint (host, host:port or an https URL),
+// region, path-style=1 or 0 (the bucket's name in the path or in the host's
+// name; without it, as is usual there), insecure=1 (plain HTTP) and ca (a file
+// of certificates to trust). Keys are not part of it: they come from the
+// environment, ~/.aws/credentials or the machine's role, see [s3.Options].
 //
 // It is the only package that knows every store; a program that needs one of
 // them imports that one.
@@ -12,23 +20,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 
 	"github.com/varvebackup/varve/backend"
 	"github.com/varvebackup/varve/backend/dir"
+	"github.com/varvebackup/varve/backend/s3"
 )
 
 // Options changes what URL does. Nil and zero: open what exists.
 type Options struct {
-	// Create makes the store's folder if it is missing.
+	// Create makes the store's folder if it is missing. A bucket is never made.
 	Create bool
 }
 
 // ErrScheme is the error for a URL whose scheme names no store.
-var ErrScheme = errors.New("no such kind of store (there are: a path, file:///path)")
+var ErrScheme = errors.New("no such kind of store (there are: a path, file:///path, s3://bucket/prefix)")
 
 // Two letters at least: C: is a drive.
 var scheme = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]+:`)
@@ -36,7 +47,8 @@ var scheme = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]+:`)
 // URL opens the store at a path or URL. What begins with letters and a colon is
 // a URL (./a:b is a path). The error is ErrScheme for a scheme that is none of
 // the above, fs.ErrNotExist if the folder is missing and is not to be created,
-// and otherwise that of the store.
+// and otherwise that of the store. A Backend that is an io.Closer keeps
+// connections, which Close ends.
 func URL(ctx context.Context, rawURL string, o *Options) (backend.Backend, error) {
 	if o == nil {
 		o = new(Options)
@@ -56,6 +68,8 @@ func URL(ctx context.Context, rawURL string, o *Options) (backend.Backend, error
 			return nil, err
 		}
 		return openDir(path, o)
+	case "s3:":
+		return openS3(ctx, rawURL)
 	default:
 		// The URL itself is not repeated: it may hold a password.
 		return nil, fmt.Errorf("backend/open: %s %w", s, ErrScheme)
@@ -73,6 +87,61 @@ func openDir(path string, o *Options) (backend.Backend, error) {
 		return nil, err
 	}
 	return d, nil
+}
+
+func openS3(ctx context.Context, rawURL string) (backend.Backend, error) {
+	// Errors don't repeat the URL: it may hold a password.
+	fail := func(format string, args ...any) (backend.Backend, error) {
+		return nil, fmt.Errorf("backend/open: s3: %s: %w", fmt.Sprintf(format, args...), fs.ErrInvalid)
+	}
+	u, err := url.Parse(rawURL)
+	switch {
+	case err != nil:
+		return fail("not a URL")
+	case u.User != nil:
+		return fail("keys don't belong into a URL, where others may see them; give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment")
+	case u.Opaque != "" || u.Host == "" || u.Port() != "":
+		return fail("write s3://bucket/prefix?endpoint=host:port")
+	case u.Fragment != "":
+		return fail("a fragment (#) means nothing here")
+	}
+	query, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return fail("the part behind the ? can't be read")
+	}
+	o := s3.Options{Prefix: u.Path}
+	for name, values := range query {
+		if len(values) != 1 {
+			return fail("%s is there %d times", name, len(values))
+		}
+		v := values[0]
+		flag, ferr := strconv.ParseBool(v)
+		switch name {
+		case "endpoint":
+			o.Endpoint = v
+		case "region":
+			o.Region = v
+		case "ca":
+			o.CAFile = v
+		case "path-style":
+			if ferr != nil {
+				return fail("path-style is 1 or 0, not %q", v)
+			}
+			o.PathStyle, o.VirtualHost = flag, !flag
+		case "insecure":
+			if ferr != nil {
+				return fail("insecure is 1 or 0, not %q", v)
+			}
+			o.Insecure = flag
+		default:
+			return fail("%q means nothing here (there are endpoint, region, path-style, insecure and ca)", name)
+		}
+	}
+	b, err := s3.Open(ctx, u.Host, &o)
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
 }
 
 // filePath returns the path of a file: URL.

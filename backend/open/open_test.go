@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,7 +57,7 @@ func TestURL(t *testing.T) {
 			t.Errorf("%s: no folder %s: %v", c.url, c.folder, err)
 		}
 	}
-	for _, bad := range []string{"s3://key:secret@bucket/x", "s4:bucket", "sftp://host/x", "http://host/"} {
+	for _, bad := range []string{"s4://key:secret@bucket/x", "s4:bucket", "sftp://host/x", "http://host/"} {
 		_, err := open.URL(t.Context(), bad, &open.Options{Create: true})
 		if !errors.Is(err, open.ErrScheme) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v", bad, err)
@@ -67,8 +70,45 @@ func TestURL(t *testing.T) {
 	}
 }
 
+func TestS3(t *testing.T) {
+	t.Setenv("AWS_ACCESS_KEY_ID", "AKVARVE")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
+	var asked []string
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.Method+" "+r.Host+r.URL.Path+" "+r.Header.Get("Authorization"))
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	defer srv.Close()
+	host := srv.Listener.Addr().String()
+	for query, want := range map[string]string{
+		"endpoint=" + host + "&insecure=1&region=eu-west-1":                        "DELETE " + host + "/some-bucket/some/prefix/x AWS4-HMAC-SHA256 Credential=AKVARVE/",
+		"endpoint=http://" + host + "&insecure=true&region=eu-west-1&path-style=1": "DELETE " + host + "/some-bucket/some/prefix/x AWS4-HMAC-SHA256 Credential=AKVARVE/",
+	} {
+		asked = nil
+		b, err := open.URL(t.Context(), "s3://some-bucket/some/prefix/?"+query, &open.Options{Create: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = b.Delete(t.Context(), "x")
+		if err != nil || len(asked) != 1 || !strings.HasPrefix(asked[0], want) || !strings.Contains(asked[0], "/eu-west-1/s3/") {
+			t.Errorf("%s: asked %q, %v; want %q", query, asked, err, want)
+		}
+		b.(io.Closer).Close()
+	}
+	for _, bad := range []string{
+		"s3:", "s3:bucket", "s3://", "s3:///prefix", "s3://bucket:9000/x", "s3://key:secret@bucket/x", "s3://bucket/x#y", "s3://bucket/a//b",
+		"s3://bucket/x?endpoint=a&endpoint=b", "s3://bucket/x?insecure=maybe", "s3://bucket/x?path-style=", "s3://bucket/x?secret=secret",
+		"s3://bucket/x?endpoint=http://host", "s3://bucket/x?ca=/none/such",
+	} {
+		b, err := open.URL(t.Context(), bad, nil)
+		if err == nil || b != nil || strings.Contains(err.Error(), "key:secret") {
+			t.Errorf("%s: %v, %v; want an error", bad, b, err)
+		}
+	}
+}
+
 func ExampleURL() {
 	_, err := open.URL(context.Background(), "gopher://host/backup", nil)
 	fmt.Println(err)
-	// Output: backend/open: gopher: no such kind of store (there are: a path, file:///path)
+	// Output: backend/open: gopher: no such kind of store (there are: a path, file:///path, s3://bucket/prefix)
 }

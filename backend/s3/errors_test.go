@@ -230,7 +230,7 @@ func TestOpenRefuses(t *testing.T) {
 			t.Errorf("%q, %+v: %v, %v", c.bucket, c.o, b, err)
 		}
 	}
-	if _, err := s3.Open(t.Context(), "ok-bucket", &s3.Options{CAFile: none, Credentials: static}); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := s3.Open(t.Context(), "ok-bucket", &s3.Options{CAFile: none, Credentials: static}); !errors.Is(err, fs.ErrInvalid) || errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("missing certificates: %v", err)
 	}
 }

@@ -141,7 +141,7 @@ func Open(ctx context.Context, bucket string, o *Options) (*Bucket, error) {
 	base := o.Transport
 	if base == nil {
 		if b.own, err = transport(o.CAFile); err != nil {
-			return fail(err, "certificates to trust")
+			return fail(fs.ErrInvalid, "certificates to trust: %v", err)
 		}
 		base = b.own
 	} else if o.CAFile != "" {
@@ -252,7 +252,7 @@ func transport(caFile string) (*http.Transport, error) {
 			}
 		}
 		if !pool.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s holds no certificate in PEM form: %w", caFile, fs.ErrInvalid)
+			return nil, fmt.Errorf("%s holds none in PEM form", caFile)
 		}
 		t.TLSClientConfig.RootCAs = pool
 	}

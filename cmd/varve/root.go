@@ -55,10 +55,13 @@ func (a *app) root() *cobra.Command {
 		Long: `varve backs up folders, files, streams and the output of commands as encrypted,
 deduplicated snapshots, and gets them back.
 
-The repository is named by --repo or VARVE_REPO: a path, or file:///path. Its
-secret comes from one of VARVE_PASSPHRASE, VARVE_PASSPHRASE_FILE, VARVE_KEY and
-VARVE_KEY_FILE (of a file, all but the newline at its end), else varve asks on
-the terminal; there, a key is understood as well.
+The repository is named by --repo or VARVE_REPO: a path, file:///path, or a
+bucket: s3://bucket/prefix?endpoint=host:port&region=name (see also path-style=1,
+insecure=1 and ca=FILE; its keys come from AWS_ACCESS_KEY_ID and
+AWS_SECRET_ACCESS_KEY, ~/.aws/credentials or the machine's role). The
+repository's secret comes from one of VARVE_PASSPHRASE, VARVE_PASSPHRASE_FILE,
+VARVE_KEY and VARVE_KEY_FILE (of a file, all but the newline at its end), else
+varve asks on the terminal; there, a key is understood as well.
 
 SNAP names a snapshot: shop@latest, shop@2026-11-20 (the newest of that day),
 shop@20261120T0315 (the newest whose id begins so), or the start of an id.
@@ -77,7 +80,7 @@ be read whole (they are listed on standard error).`,
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError(cmd, err.Error()) })
 	f := root.PersistentFlags()
-	f.StringVar(&a.repository, "repo", "", "repository: a path or file:///path (default VARVE_REPO)")
+	f.StringVar(&a.repository, "repo", "", "repository: a path, file:///path or s3://bucket/prefix (default VARVE_REPO)")
 	f.StringVar(&a.cache, "cache", "", "cache folder (default VARVE_CACHE, else varve in the user's cache folder)")
 	f.BoolVar(&a.noCache, "no-cache", false, "use no cache folder")
 	f.BoolVar(&a.json, "json", false, "print JSON")
@@ -107,7 +110,7 @@ func usageError(cmd *cobra.Command, what string) error {
 	return fmt.Errorf("%s (see \"%s --help\")", strings.TrimSuffix(what, "."), cmd.CommandPath())
 }
 
-var errUnnamed = errors.New("no repository is named: give --repo, or set VARVE_REPO, to a path or file:///path")
+var errUnnamed = errors.New("no repository is named: give --repo, or set VARVE_REPO, to a path, file:///path or s3://bucket/prefix")
 
 // url returns which repository is meant.
 func (a *app) url() (string, error) {

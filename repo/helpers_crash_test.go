@@ -27,8 +27,8 @@ import (
 
 	"github.com/varvebackup/varve/backend"
 	"github.com/varvebackup/varve/backend/backendtest"
-	"github.com/varvebackup/varve/backend/dir"
 	"github.com/varvebackup/varve/backend/mem"
+	"github.com/varvebackup/varve/backend/open"
 	"github.com/varvebackup/varve/crypt"
 	"github.com/varvebackup/varve/repo"
 	"github.com/varvebackup/varve/source"
@@ -334,7 +334,7 @@ func crashStreamAt(seed uint64, off int64, n int) []byte {
 
 // crashJob is what a child process does: a backup.
 type crashJob struct {
-	Repo, Key, Cache, Series string
+	Repo, Key, Cache, Series string        // Repo: a path or URL
 	Dir                      string        // back this up,
 	Shared, Own              uint64        // or these seeds,
 	SharedSize, OwnSize      int           //
@@ -441,7 +441,7 @@ func TestChild(t *testing.T) {
 	}
 	begun := time.Now()
 	fmt.Println("READY")
-	b, err := dir.Open(j.Repo)
+	b, err := open.URL(t.Context(), j.Repo, nil)
 	crashMust(t, err)
 	r := crashOpen(t, b, key, &repo.Options{Cache: j.Cache})
 	s, err := r.Backup(t.Context(), j.Series, src, nil)

@@ -71,7 +71,9 @@ type Options struct {
 	Credentials *credentials.Credentials
 
 	// Transport, if not nil, carries the requests, and remains the caller's to
-	// close; CAFile can't be given then.
+	// close; CAFile can't be given then. It should wait for "100 Continue" (see
+	// [http.Transport.ExpectContinueTimeout]), for otherwise a large put that is
+	// refused may look like a reset connection.
 	Transport http.RoundTripper
 
 	// Retry says how often and how long failed requests are repeated. Where
@@ -258,7 +260,7 @@ func transport(caFile string) (*http.Transport, error) {
 	}
 	t.MaxIdleConnsPerHost, t.MaxConnsPerHost = conns, conns
 	t.ResponseHeaderTimeout = stall
-	t.ExpectContinueTimeout = time.Second
+	t.ExpectContinueTimeout = 3 * time.Second
 	t.WriteBufferSize, t.ReadBufferSize = 64<<10, 64<<10
 	t.DialContext = impatient(t.DialContext)
 	return t, nil

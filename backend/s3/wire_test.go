@@ -66,7 +66,7 @@ func (w *wire) take() (list []string) {
 }
 
 func wired(t *testing.T, srv *miniotest.Server, bucket string, change func(*s3.Options)) (*s3.Bucket, *wire) {
-	tr := &http.Transport{DisableKeepAlives: true}
+	tr := &http.Transport{DisableKeepAlives: true, ExpectContinueTimeout: time.Minute}
 	w := &wire{base: tr}
 	o := at(srv, srv.Endpoint)
 	o.Transport = w

@@ -9,7 +9,7 @@
 //	             /      /       \      \
 //	         chunk   crypt     pack   backend        leaves: none imports another
 //	                                     |
-//	                        backend/{dir,mem,open,backendtest}
+//	                        backend/{dir,mem,s3,open,backendtest}
 //
 // Programs need package repo, a source and a backend:
 //

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
@@ -89,7 +90,7 @@ func (k treeKind) node(t *rapid.T, typ uint32) *treeNode {
 		}
 		n.mode &^= 0o2000
 	} else if rapid.Bool().Draw(t, "owned") {
-		n.uid, n.gid = int(rapid.Uint32Range(0, 1<<31-2).Draw(t, "uid")), rapid.IntRange(0, 70000).Draw(t, "gid")
+		n.uid, n.gid = int(rapid.Uint32Range(0, 1<<32-2).Draw(t, "uid")), rapid.IntRange(0, 70000).Draw(t, "gid")
 	}
 	if k.raw {
 		var names []string
@@ -226,8 +227,11 @@ func (n *treeNode) build(path string, last *string) (err error) {
 			return err
 		}
 	}
-	ts := []unix.Timespec{{Sec: n.sec, Nsec: n.nsec}, {Sec: n.sec, Nsec: n.nsec}}
-	return unix.UtimesNanoAt(unix.AT_FDCWD, path, ts, unix.AT_SYMLINK_NOFOLLOW)
+	ts, err := unix.TimeToTimespec(time.Unix(n.sec, n.nsec))
+	if err != nil {
+		return err
+	}
+	return unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
 }
 
 // A treeState is all that a comparer looks at.
@@ -248,12 +252,12 @@ type treeState struct {
 func treeScan(t treeT, dir string) map[string]*treeState {
 	t.Helper()
 	out := map[string]*treeState{}
-	groups := map[[2]uint64]string{}
+	groups := map[[2]uint64]string{} // of device and inode
 	var walk func(path, rel string)
 	walk = func(path, rel string) {
 		var st unix.Stat_t
 		treeMust(t, unix.Lstat(path, &st))
-		s := &treeState{mode: st.Mode, sec: st.Mtim.Sec, ns: st.Mtim.Nsec, uid: st.Uid, gid: st.Gid, blocks: st.Blocks, xattrs: treeXattrs(t, path)}
+		s := &treeState{mode: st.Mode, sec: int64(st.Mtim.Sec), ns: int64(st.Mtim.Nsec), uid: st.Uid, gid: st.Gid, blocks: st.Blocks, xattrs: treeXattrs(t, path)}
 		out[rel] = s
 		switch st.Mode & unix.S_IFMT {
 		case unix.S_IFDIR:

@@ -26,11 +26,11 @@ func treeForgedDir(name string, folder []byte) treeForged {
 	return treeForged{1: []byte(name), 2: unix.S_IFDIR | 0o755, 15: folder}
 }
 
-func treeForgedFile(name string, size int, pieces ...any) treeForged {
+func treeForgedFile(name string, size int64, pieces ...any) treeForged {
 	return treeForged{1: []byte(name), 2: unix.S_IFREG | 0o644, 12: size, 13: pieces}
 }
 
-func treeForgedPiece(length int, id []byte) any { return []any{length, id} }
+func treeForgedPiece(length int64, id []byte) any { return []any{length, id} }
 
 // Snapshots that no backup writes: nothing outside the target is written, nothing hangs or grows without end, and the error says so.
 func TestRestoreHostile(t *testing.T) {
@@ -47,7 +47,7 @@ func TestRestoreHostile(t *testing.T) {
 	}
 	bomb := func(f *repo.Forger, depth int) []byte {
 		list := f.Node([]any{3, []any{treeForgedPiece(4096, f.Chunk(make([]byte, 4096)))}})
-		size := 4096
+		size := int64(4096)
 		for level := 1; level <= depth; level++ {
 			var kids []any
 			for range 1024 {
@@ -107,7 +107,7 @@ func TestRestoreHostile(t *testing.T) {
 			return f.Node([]any{6, treeForged{1: []byte{}, 2: unix.S_IFDIR | 0o755, 15: id}})
 		},
 		"no device": func(f *repo.Forger) []byte {
-			return folder(f, treeForged{1: []byte("a"), 2: unix.S_IFBLK | 0o666, 11: []any{1 << 40, 1 << 40}}, treeForged{1: []byte("b"), 2: 0o170000}, evil(f, "c"))
+			return folder(f, treeForged{1: []byte("a"), 2: unix.S_IFBLK | 0o666, 11: []any{uint64(1 << 40), uint64(1 << 40)}}, treeForged{1: []byte("b"), 2: 0o170000}, evil(f, "c"))
 		},
 		"time": func(f *repo.Forger) []byte {
 			e := evil(f, "a")

@@ -536,6 +536,7 @@ func (c *checker) report() *CheckReport {
 		slices.Sort(f.Snapshots)
 		f.Snapshots = slices.Compact(f.Snapshots)
 		slices.Sort(f.Paths)
+		f.Paths = slices.Compact(f.Paths)
 		rep.Findings = append(rep.Findings, *f)
 	}
 	return rep

@@ -117,9 +117,13 @@ func (h *hurtWalk) folder(ctx context.Context, dir string, e *tree.Entry, depth 
 		return false, h.lost(ctx, at, fmt.Errorf("%w: folders nest deeper than %d", tree.ErrDamaged, tree.MaxDepth))
 	}
 	whole = true
-	for c, err := range tree.Entries(ctx, h.c.view.node, id) {
+	for c, err := range tree.Salvage(ctx, h.c.view.node, id) {
 		if err != nil {
-			return false, h.lost(ctx, at, err)
+			if err := h.lost(ctx, at, err); err != nil {
+				return false, err
+			}
+			whole = false
+			continue // what lies behind may be hurt by something else
 		}
 		path := join(dir, string(c.Name))
 		ok := true

@@ -102,12 +102,14 @@ func (r *Repo) loadIndex(ctx context.Context, m *maintenance, strays []stray) (*
 		stored int64
 	}
 	var all []listed
+	var size int64
 	keep := map[string]bool{}
 	for info, err := range r.backend.List(ctx, indexPrefix) {
 		if err != nil {
 			return nil, err
 		}
 		all = append(all, listed{info.Name, info.Modified.Unix()})
+		size += info.Size
 		keep[strings.TrimPrefix(info.Name, indexPrefix)] = true
 	}
 	r.cache.keep("index", keep)
@@ -115,9 +117,10 @@ func (r *Repo) loadIndex(ctx context.Context, m *maintenance, strays []stray) (*
 	v := &view{repo: r, maint: m, frames: map[uint32]*list.Element{}, lru: list.New(), limit: r.opts.MaxMemory / 4,
 		keys: map[*pack.Section]*pack.SectionKey{}}
 	b := index.NewBuilder(m.of)
+	b.Expect(size)
 
 	// Segments are fetched several at a time and added in the order of the list.
-	const ahead = 6
+	const ahead = 3
 	g, gctx := errgroup.WithContext(ctx)
 	results := make(chan chan opened, ahead)
 	g.Go(func() error {

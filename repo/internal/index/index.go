@@ -83,6 +83,13 @@ func NewBuilder(state func(pack.ID) State) *Builder {
 	return &Builder{x: &Index{sections: map[string]*pack.Section{}}, state: state}
 }
 
+// Expect says how many bytes of segments will come, so that the table of a common index is allocated once: growing it would take it twice. The
+// number is the store's word, so it is believed only within bounds.
+func (b *Builder) Expect(bytes int64) {
+	const most = 4 << 20
+	b.x.recs = slices.Grow(b.x.recs, int(min(max(bytes, 0)/blobSize, most)))
+}
+
 // Add adds the payload of a segment whose object the store dates to stored (Unix seconds). rewritten: it is one of maintenance's. The payload is not kept.
 // After an error (ErrDamaged) nothing of it was added.
 func (b *Builder) Add(payload []byte, stored int64, rewritten bool) error {

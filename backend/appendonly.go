@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 )
 
 // AppendOnly returns b without the ways to lose an object: Delete is refused
@@ -38,4 +39,28 @@ func (a *appendOnly) Put(ctx context.Context, name string, r io.ReaderAt, size i
 
 func (a *appendOnly) Delete(ctx context.Context, name string) error {
 	return fmt.Errorf("backend: delete %s: append-only: %w", name, fs.ErrPermission)
+}
+
+func (a *appendOnly) Retain(ctx context.Context, name, version string, r Retention) error {
+	return Retain(ctx, a.Backend, name, version, r)
+}
+
+func (a *appendOnly) Retention(ctx context.Context, name, version string) (Retention, error) {
+	return RetentionOf(ctx, a.Backend, name, version)
+}
+
+func (a *appendOnly) Shorten(ctx context.Context, name, version string, _ Retention) error {
+	return fmt.Errorf("backend: shorten %s: append-only: %w", name, fs.ErrPermission)
+}
+
+func (a *appendOnly) Versions(ctx context.Context, prefix string) iter.Seq2[Version, error] {
+	return Versions(ctx, a.Backend, prefix)
+}
+
+func (a *appendOnly) GetVersion(ctx context.Context, name, id string, off, n int64, dst []byte) ([]byte, error) {
+	return GetVersion(ctx, a.Backend, name, id, off, n, dst)
+}
+
+func (a *appendOnly) DeleteVersion(ctx context.Context, name, id string) error {
+	return fmt.Errorf("backend: delete a version of %s: append-only: %w", name, fs.ErrPermission)
 }

@@ -6,7 +6,9 @@
 // package backendtest holds the contract as a suite that every store passes.
 //
 // [Prefix], [ReadOnly], [AppendOnly], [Limit] and [Retry] wrap one Backend
-// into another. A wrapper has a method Unwrap() Backend.
+// into another. A wrapper has a method Unwrap() Backend. Powers that only some
+// stores have are optional interfaces, [Retainer] and [Versioner], with package
+// functions for any Backend; wrappers pass them on.
 package backend
 
 import (
@@ -88,8 +90,10 @@ type Backend interface {
 	// begin with is [fs.ErrInvalid].
 	List(ctx context.Context, prefix string) iter.Seq2[Info, error]
 
-	// Delete removes an object. Deleting one that isn't there is no error. A
-	// power loss shortly afterwards may bring the object back, whole.
+	// Delete removes an object, with all of its versions where the store keeps
+	// any. Deleting one that isn't there is no error. One that is locked stays,
+	// and the error is [ErrRetained]: it can be deleted later. A power loss
+	// shortly afterwards may bring the object back, whole.
 	Delete(ctx context.Context, name string) error
 }
 
@@ -97,6 +101,10 @@ type Backend interface {
 type PutOptions struct {
 	// IfAbsent stores the object only if there is none of its name.
 	IfAbsent bool
+
+	// Retain locks the object from the moment on in which it is there. A store
+	// without locks puts nothing: [errors.ErrUnsupported].
+	Retain Retention
 }
 
 // Info describes a stored object.

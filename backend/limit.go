@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"iter"
 	"sync"
 	"time"
 )
@@ -76,6 +77,12 @@ func (l *limited) Put(ctx context.Context, name string, r io.ReaderAt, size int6
 }
 
 func (l *limited) Get(ctx context.Context, name string, off, n int64, dst []byte) ([]byte, error) {
+	return l.get(ctx, name, n, dst, func() ([]byte, error) { return l.Backend.Get(ctx, name, off, n, dst) })
+}
+
+// get calls read, which appends n bytes of an object, or all if n is negative,
+// to dst.
+func (l *limited) get(ctx context.Context, name string, n int64, dst []byte, read func() ([]byte, error)) ([]byte, error) {
 	if err := l.enter(ctx, "get", name); err != nil {
 		return dst, err
 	}
@@ -84,7 +91,7 @@ func (l *limited) Get(ctx context.Context, name string, off, n int64, dst []byte
 		return dst, fmt.Errorf("backend: get %s: waiting for a turn: %w", name, err)
 	}
 	had := len(dst)
-	dst, err := l.Backend.Get(ctx, name, off, n, dst)
+	dst, err := read()
 	if n < 0 {
 		l.read.charge(int64(len(dst) - had))
 	}
@@ -190,4 +197,44 @@ func (p *pacedReader) ReadAt(b []byte, off int64) (int, error) {
 			return total, err
 		}
 	}
+}
+
+func (l *limited) Retain(ctx context.Context, name, version string, r Retention) error {
+	if err := l.enter(ctx, "retain", name); err != nil {
+		return err
+	}
+	defer l.leave()
+	return Retain(ctx, l.Backend, name, version, r)
+}
+
+func (l *limited) Retention(ctx context.Context, name, version string) (Retention, error) {
+	if err := l.enter(ctx, "retention", name); err != nil {
+		return Retention{}, err
+	}
+	defer l.leave()
+	return RetentionOf(ctx, l.Backend, name, version)
+}
+
+func (l *limited) Shorten(ctx context.Context, name, version string, r Retention) error {
+	if err := l.enter(ctx, "shorten", name); err != nil {
+		return err
+	}
+	defer l.leave()
+	return Shorten(ctx, l.Backend, name, version, r)
+}
+
+func (l *limited) Versions(ctx context.Context, prefix string) iter.Seq2[Version, error] {
+	return Versions(ctx, l.Backend, prefix)
+}
+
+func (l *limited) GetVersion(ctx context.Context, name, id string, off, n int64, dst []byte) ([]byte, error) {
+	return l.get(ctx, name, n, dst, func() ([]byte, error) { return GetVersion(ctx, l.Backend, name, id, off, n, dst) })
+}
+
+func (l *limited) DeleteVersion(ctx context.Context, name, id string) error {
+	if err := l.enter(ctx, "delete a version of", name); err != nil {
+		return err
+	}
+	defer l.leave()
+	return DeleteVersion(ctx, l.Backend, name, id)
 }

@@ -63,3 +63,36 @@ func (p *prefixed) List(ctx context.Context, prefix string) iter.Seq2[Info, erro
 func (p *prefixed) Delete(ctx context.Context, name string) error {
 	return p.b.Delete(ctx, p.prefix+name)
 }
+
+func (p *prefixed) Retain(ctx context.Context, name, version string, r Retention) error {
+	return Retain(ctx, p.b, p.prefix+name, version, r)
+}
+
+func (p *prefixed) Retention(ctx context.Context, name, version string) (Retention, error) {
+	return RetentionOf(ctx, p.b, p.prefix+name, version)
+}
+
+func (p *prefixed) Shorten(ctx context.Context, name, version string, r Retention) error {
+	return Shorten(ctx, p.b, p.prefix+name, version, r)
+}
+
+func (p *prefixed) Versions(ctx context.Context, prefix string) iter.Seq2[Version, error] {
+	return func(yield func(Version, error) bool) {
+		for v, err := range Versions(ctx, p.b, p.prefix+prefix) {
+			if err == nil {
+				v.Name = v.Name[len(p.prefix):]
+			}
+			if !yield(v, err) {
+				return
+			}
+		}
+	}
+}
+
+func (p *prefixed) GetVersion(ctx context.Context, name, id string, off, n int64, dst []byte) ([]byte, error) {
+	return GetVersion(ctx, p.b, p.prefix+name, id, off, n, dst)
+}
+
+func (p *prefixed) DeleteVersion(ctx context.Context, name, id string) error {
+	return DeleteVersion(ctx, p.b, p.prefix+name, id)
+}

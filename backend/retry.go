@@ -113,7 +113,7 @@ func (e errReader) Unwrap() error { return e.error }
 func final(err error) bool {
 	for _, e := range []error{
 		fs.ErrNotExist, fs.ErrExist, fs.ErrPermission, fs.ErrInvalid, fs.ErrClosed,
-		io.ErrUnexpectedEOF, errors.ErrUnsupported,
+		io.ErrUnexpectedEOF, errors.ErrUnsupported, ErrRetained,
 		syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EFBIG,
 		syscall.EISDIR, syscall.ENOTDIR, syscall.ELOOP, syscall.ENAMETOOLONG, syscall.EXDEV,
 	} {
@@ -210,9 +210,14 @@ func (n *notingReader) failed() bool {
 }
 
 func (t *retrying) Get(ctx context.Context, name string, off, n int64, dst []byte) ([]byte, error) {
+	return t.get(ctx, name, dst, func() ([]byte, error) { return t.b.Get(ctx, name, off, n, dst) })
+}
+
+// get returns what read does, which appends to dst, or dst.
+func (t *retrying) get(ctx context.Context, name string, dst []byte, read func() ([]byte, error)) ([]byte, error) {
 	out := dst
 	err := t.do(ctx, "get", name, func(int) (err error) {
-		out, err = t.b.Get(ctx, name, off, n, dst)
+		out, err = read()
 		return err
 	})
 	if err != nil {
@@ -230,23 +235,29 @@ func (t *retrying) Stat(ctx context.Context, name string) (info Info, err error)
 }
 
 func (t *retrying) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
-	return func(yield func(Info, error) bool) {
+	return retryList(ctx, t, prefix, func() iter.Seq2[Info, error] { return t.b.List(ctx, prefix) }, func(i Info) string { return i.Name })
+}
+
+// retryList yields what list does, which it calls again when it fails, each key
+// once.
+func retryList[T any](ctx context.Context, t *retrying, prefix string, list func() iter.Seq2[T, error], key func(T) string) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
 		// A collision of half a SHA-256 is out of reach, by chance or on
 		// purpose; the names themselves would be several times larger.
 		seen := make(map[[16]byte]struct{})
 		stopped := false
 		err := t.do(ctx, "list", prefix, func(int) error {
-			for info, err := range t.b.List(ctx, prefix) {
+			for v, err := range list() {
 				if err != nil {
 					return err
 				}
-				sum := sha256.Sum256([]byte(info.Name))
-				key := [16]byte(sum[:])
-				if _, ok := seen[key]; ok {
+				sum := sha256.Sum256([]byte(key(v)))
+				k := [16]byte(sum[:])
+				if _, ok := seen[k]; ok {
 					continue
 				}
-				seen[key] = struct{}{}
-				if !yield(info, nil) {
+				seen[k] = struct{}{}
+				if !yield(v, nil) {
 					stopped = true
 					return nil
 				}
@@ -254,11 +265,42 @@ func (t *retrying) List(ctx context.Context, prefix string) iter.Seq2[Info, erro
 			return nil
 		})
 		if err != nil && !stopped {
-			yield(Info{}, err)
+			var none T
+			yield(none, err)
 		}
 	}
 }
 
 func (t *retrying) Delete(ctx context.Context, name string) error {
 	return t.do(ctx, "delete", name, func(int) error { return t.b.Delete(ctx, name) })
+}
+
+func (t *retrying) Retain(ctx context.Context, name, version string, r Retention) error {
+	return t.do(ctx, "retain", name, func(int) error { return Retain(ctx, t.b, name, version, r) })
+}
+
+func (t *retrying) Retention(ctx context.Context, name, version string) (r Retention, err error) {
+	err = t.do(ctx, "retention", name, func(int) (err error) {
+		r, err = RetentionOf(ctx, t.b, name, version)
+		return err
+	})
+	return r, err
+}
+
+func (t *retrying) Shorten(ctx context.Context, name, version string, r Retention) error {
+	return t.do(ctx, "shorten", name, func(int) error { return Shorten(ctx, t.b, name, version, r) })
+}
+
+// Versions starts over like List. A version that comes meanwhile is behind
+// those of its name that were yielded before.
+func (t *retrying) Versions(ctx context.Context, prefix string) iter.Seq2[Version, error] {
+	return retryList(ctx, t, prefix, func() iter.Seq2[Version, error] { return Versions(ctx, t.b, prefix) }, func(v Version) string { return v.Name + " " + v.ID })
+}
+
+func (t *retrying) GetVersion(ctx context.Context, name, id string, off, n int64, dst []byte) ([]byte, error) {
+	return t.get(ctx, name, dst, func() ([]byte, error) { return GetVersion(ctx, t.b, name, id, off, n, dst) })
+}
+
+func (t *retrying) DeleteVersion(ctx context.Context, name, id string) error {
+	return t.do(ctx, "delete a version of", name, func(int) error { return DeleteVersion(ctx, t.b, name, id) })
 }

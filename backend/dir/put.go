@@ -29,6 +29,9 @@ func (d *Dir) Put(ctx context.Context, name string, r io.ReaderAt, size int64, o
 	if size < 0 || size > backend.MaxSize {
 		return fmt.Errorf("backend/dir: put %s: size %d: %w", name, size, fs.ErrInvalid)
 	}
+	if o != nil && !o.Retain.IsZero() {
+		return fmt.Errorf("backend/dir: put %s: no locks here: %w", name, errors.ErrUnsupported)
+	}
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("backend/dir: put %s: %w", name, err)
 	}

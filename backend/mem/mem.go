@@ -7,6 +7,7 @@ package mem
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -66,6 +67,9 @@ func (m *Mem) Put(ctx context.Context, name string, r io.ReaderAt, size int64, o
 	}
 	if size < 0 || size > backend.MaxSize {
 		return fmt.Errorf("backend/mem: put %s: size %d: %w", name, size, fs.ErrInvalid)
+	}
+	if o != nil && !o.Retain.IsZero() {
+		return fmt.Errorf("backend/mem: put %s: no locks here: %w", name, errors.ErrUnsupported)
 	}
 	data := make([]byte, size)
 	const piece = 1 << 20

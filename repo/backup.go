@@ -50,7 +50,10 @@ func (r *Repo) Backup(ctx context.Context, series string, fsys fs.FS, o *BackupO
 	if o == nil {
 		o = &BackupOptions{}
 	}
-	snap, err := r.backup(ctx, series, fsys, o)
+	snap, err := r.own.backup(ctx, series, fsys, o)
+	if snap != nil {
+		r.outdated()
+	}
 	if err != nil && snap == nil {
 		return nil, fmt.Errorf("back up %s: %w", series, err)
 	}
@@ -85,9 +88,6 @@ func (r *Repo) backup(ctx context.Context, series string, fsys fs.FS, o *BackupO
 	}
 	snap, err := r.runSession(ctx, s, series, fsys, parent, o)
 	s.end(ctx, snap != nil)
-	if snap != nil {
-		r.outdated()
-	}
 	return snap, err
 }
 

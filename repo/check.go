@@ -53,7 +53,16 @@ type CheckReport struct {
 	Snapshots, Segments, Packs, Blobs int
 	PacksRead                         int
 	BytesRead                         int64
-	Findings                          []Finding // sorted by object
+	Findings                          []Finding   // sorted by object
+	Lock                              *LockReport // of what the newest snapshot of each series needs; nil if the repository locks nothing
+}
+
+// LockReport tells how long something cannot be deleted.
+type LockReport struct {
+	Objects  int
+	Unlocked int       // of those, that can be deleted now
+	Until    time.Time // when the first of them can be; zero if some can be now
+	First    string    // that object
 }
 
 // Sound tells whether all findings are harmless.
@@ -93,8 +102,13 @@ func (r *Repo) Check(ctx context.Context, o *CheckOptions) (*CheckReport, error)
 		return nil, fmt.Errorf("check: %w: a %v cannot read trees", ErrRole, r.keys.Role())
 	}
 	c := &checker{opts: o, begun: time.Now(), hurt: map[string]*Finding{}, packs: map[pack.ID]backend.Info{}}
-	c.repo = &Repo{backend: r.backend, keys: r.keys, slot: r.slot, config: r.config, opts: r.opts}
+	own := *r.own.backend
+	c.repo = &Repo{backend: &own, keys: r.keys, slot: r.slot, config: r.own.config, opts: r.own.opts}
+	c.repo.own = c.repo
 	c.repo.opts.Cache = ""
+	own.mended = func(name string, why error) {
+		c.find(name, fmt.Errorf("its newest version is not what was put, an older one is: %w", why))
+	}
 	rep, err := c.run(ctx)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
@@ -176,13 +190,61 @@ func (c *checker) run(ctx context.Context) (*CheckReport, error) {
 		return nil, err
 	}
 	c.unnamed(res)
+	locks, err := c.locks(ctx)
+	if err != nil {
+		return nil, err
+	}
 	h := &hurtWalk{c: c, whole: map[pack.ID]bool{}, frames: map[uint32]*based{}}
 	if c.any || len(res.Missing) > 0 || h.deltas(res) {
 		if err := h.paths(ctx); err != nil {
 			return nil, err
 		}
 	}
-	return c.report(), nil
+	rep := c.report()
+	rep.Lock = locks
+	return rep, nil
+}
+
+// locks looks how long the newest snapshots are safe.
+func (c *checker) locks(ctx context.Context) (*LockReport, error) {
+	b := c.repo.backend
+	if (b.lock == Lock{}) {
+		return nil, nil
+	}
+	newest := map[string]*Snapshot{} // by series
+	for _, s := range c.snaps {
+		newest[s.Series] = s // sorted by id, and so by time
+	}
+	need, err := c.repo.needed(ctx, c.view, func(s *Snapshot) bool { return newest[s.Series] != nil && newest[s.Series].ID == s.ID })
+	if err != nil {
+		return nil, err
+	}
+	var mu sync.Mutex // guards rep
+	rep := &LockReport{Objects: len(need)}
+	now := time.Now()
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(lockWorkers)
+	for _, name := range sortedKeys(need) {
+		g.Go(func() error {
+			is, err := backend.RetentionOf(gctx, b.Backend, name, "")
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // a finding, or removed meanwhile
+			} else if err != nil {
+				return fmt.Errorf("the lock of %s: %w", name, err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if !is.Until.After(now) {
+				is.Until = time.Time{}
+				rep.Unlocked++
+			}
+			if rep.First == "" || is.Until.Before(rep.Until) {
+				rep.First, rep.Until = name, is.Until
+			}
+			return nil
+		})
+	}
+	return rep, g.Wait()
 }
 
 // look loads the view of a reader who could not find something: maintenance's word, the index, and what is in packs that it does not name.
@@ -490,6 +552,8 @@ func (c *checker) stored(ctx context.Context) error {
 		case ok && info.Size == int64(p.Size):
 			continue
 		case p.State == index.Freed:
+		case c.elsewhere(ctx, name):
+			continue
 		case !ok:
 			c.find(name, fs.ErrNotExist)
 		default:
@@ -509,6 +573,12 @@ func (c *checker) stored(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// elsewhere tells whether a pack that is not what it should be, or gone, is whole in another version.
+func (c *checker) elsewhere(ctx context.Context, name string) bool {
+	object, err := c.repo.backend.Get(ctx, name, 0, -1, nil)
+	return err == nil && crypt.Verify(name, object) == nil
 }
 
 // trees walks all snapshots.

@@ -23,6 +23,12 @@ type config struct {
 	Streams       params    `cbor:"3,keyasint"`
 	Files         params    `cbor:"4,keyasint"`
 	NoPutIfAbsent bool      `cbor:"5,keyasint,omitempty"`
+	Lock          *lock     `cbor:"6,keyasint,omitempty"`
+}
+
+type lock struct {
+	Mode    string `cbor:"mode"`
+	Seconds uint64 `cbor:"seconds"`
 }
 
 type params struct {
@@ -43,12 +49,12 @@ func newConfig(keys *crypt.Keys) *config {
 	return &config{Repository: id[:], Created: *tree.TimeOf(time.Now()), Streams: paramsOf(chunk.Fine), Files: paramsOf(chunk.Coarse)}
 }
 
-// store returns b as this repository has to use it.
-func (c *config) store(b backend.Backend) backend.Backend {
-	if c.NoPutIfAbsent {
-		return looksFirst{b}
+// apply makes s what this repository wants.
+func (c *config) apply(s *store) {
+	s.looksFirst = c.NoPutIfAbsent
+	if c.Lock != nil {
+		s.lock = Lock{backend.Mode(c.Lock.Mode), time.Duration(c.Lock.Seconds) * time.Second}
 	}
-	return b
 }
 
 func (c *config) seal(keys *crypt.Keys, n int) ([]byte, error) {
@@ -61,7 +67,7 @@ func (c *config) seal(keys *crypt.Keys, n int) ([]byte, error) {
 
 // loadConfig returns the highest config. One that maintenance did not sign does not count; one whose bytes are not what was put is a *DamageError, for what it said
 // is to be kept and not what an older one said. So it is when there is none.
-func loadConfig(ctx context.Context, b backend.Backend, keys *crypt.Keys, names []string) (*config, error) {
+func loadConfig(ctx context.Context, b *store, keys *crypt.Keys, names []string) (*config, error) {
 	numbered := map[int]string{}
 	var ns []int
 	for _, name := range names {
@@ -93,8 +99,11 @@ func loadConfig(ctx context.Context, b backend.Backend, keys *crypt.Keys, names 
 }
 
 // readConfig reads one config. Errors: crypt.ErrDamaged, fs.ErrNotExist, *crypt.VersionError, or the backend's.
-func readConfig(ctx context.Context, b backend.Backend, keys *crypt.Keys, name string) (*config, error) {
-	object, err := b.Get(ctx, name, 0, -1, nil)
+func readConfig(ctx context.Context, b *store, keys *crypt.Keys, name string) (*config, error) {
+	object, err := b.read(ctx, name, func(object []byte) error {
+		_, _, err := keys.Open(name, object, crypt.KindConfig)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -112,6 +121,11 @@ func readConfig(ctx context.Context, b backend.Backend, keys *crypt.Keys, name s
 	for _, p := range []params{c.Streams, c.Files} {
 		if err := p.chunk().Validate(); err != nil {
 			return nil, fmt.Errorf("%w: %v", crypt.ErrDamaged, err)
+		}
+	}
+	if c.Lock != nil {
+		if err := (Lock{backend.Mode(c.Lock.Mode), time.Duration(c.Lock.Seconds) * time.Second}).valid(); err != nil || c.Lock.Seconds > maxLock {
+			return nil, fmt.Errorf("%w: a lock that can't be", crypt.ErrDamaged)
 		}
 	}
 	return &c, nil

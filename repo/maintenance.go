@@ -205,7 +205,10 @@ func (r *Repo) openSealed(ctx context.Context, name string, want ...crypt.Kind) 
 
 // fetchSealed is openSealed from the backend.
 func (r *Repo) fetchSealed(ctx context.Context, name string, want ...crypt.Kind) (crypt.Kind, []byte, error) {
-	object, err := r.backend.Get(ctx, name, 0, -1, nil)
+	object, err := r.backend.read(ctx, name, func(object []byte) error {
+		_, _, err := r.openObject(name, object, want...)
+		return err
+	})
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			err = &DamageError{Object: name, Err: fs.ErrNotExist}

@@ -16,7 +16,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"runtime"
@@ -70,6 +69,11 @@ type Options struct {
 	MaxMemory int64
 	// Workers is how many goroutines name, compress and decrypt. 0: one for each processor.
 	Workers int
+	// Replicas are read from when an object is damaged or missing in the repository itself, the first of them first: what Replicate made of it, on another disk or at another
+	// provider. They serve Snapshots, FS, Restore and Diff. A Backup and all else that changes or judges the repository leaves them alone.
+	Replicas []backend.Backend
+	// Lock is for Create: what is put is locked. See SetLock.
+	Lock Lock
 	// Logger hears of what heals itself and needs nobody's attention. Nil: nobody.
 	Logger *slog.Logger
 }
@@ -91,7 +95,8 @@ func (o *Options) withDefaults() Options {
 
 // A Repo is an open repository. It is safe for concurrent use, also of several backups at once.
 type Repo struct {
-	backend backend.Backend
+	backend *store
+	own     *Repo // the same without replicas, which is what writes and judges; itself if there are none
 	keys    *crypt.Keys
 	slot    string // the id of the slot that was unlocked
 	config  *config
@@ -108,7 +113,7 @@ type Repo struct {
 // Create makes a repository in an empty backend and opens it. What u unlocks is an owner's slot. The key that comes back opens
 // a second owner's slot, for the day on which the passphrase is lost: it is stored nowhere and cannot be had again.
 //
-// ErrExists: the backend is not empty.
+// ErrExists: the backend is not empty. errors.ErrUnsupported: Options.Lock wants what the backend has not; nothing is left behind then.
 func Create(ctx context.Context, b backend.Backend, u crypt.Unlocker, o *Options) (*Repo, crypt.RawKey, error) {
 	fail := func(err error) (*Repo, crypt.RawKey, error) {
 		return nil, crypt.RawKey{}, fmt.Errorf("create a repository: %w", err)
@@ -119,6 +124,11 @@ func Create(ctx context.Context, b backend.Backend, u crypt.Unlocker, o *Options
 		return fail(fmt.Errorf("%w: a repository (%s)", ErrExists, found))
 	} else if found != "" {
 		return fail(fmt.Errorf("%w: %s", ErrExists, found))
+	}
+	opts := o.withDefaults()
+	opts.Replicas = nil
+	if err := opts.Lock.valid(); err != nil {
+		return fail(err)
 	}
 	keys, err := crypt.NewKeys()
 	if err != nil {
@@ -133,11 +143,12 @@ func Create(ctx context.Context, b backend.Backend, u crypt.Unlocker, o *Options
 		return fail(err)
 	}
 	// Whatever can fail does so before there is a repository, for with the error the recovery key would be lost.
-	r, err := newRepo(cfg.store(b), keys, "", o)
+	cfg.setLock(opts.Lock)
+	r, err := newRepo(b, keys, "", &opts)
 	if err != nil {
 		return fail(err)
 	}
-	r.config = cfg
+	r.configure(cfg, nil)
 	if r.slot, err = r.establish(ctx, u, recovery); err != nil {
 		return fail(err)
 	}
@@ -206,17 +217,18 @@ func Open(ctx context.Context, b backend.Backend, u crypt.Unlocker, o *Options) 
 
 func open(ctx context.Context, b backend.Backend, u crypt.Unlocker, o *Options) (*Repo, error) {
 	opts := o.withDefaults()
-	names, err := listNames(ctx, b, keysPrefix)
+	from := &store{Backend: b, replicas: opts.Replicas, log: opts.Logger}
+	names, err := listNames(ctx, from, keysPrefix)
 	if err != nil {
 		return nil, err
 	}
-	configs, err := listNames(ctx, b, configPrefix)
+	configs, err := listNames(ctx, from, configPrefix)
 	if err != nil {
 		return nil, err
 	}
 	switch {
 	case len(configs) == 0:
-		found, err := anything(ctx, b)
+		found, err := anything(ctx, from)
 		switch {
 		case err != nil:
 			return nil, err
@@ -236,7 +248,10 @@ func open(ctx context.Context, b backend.Backend, u crypt.Unlocker, o *Options) 
 	var fallback *Repo
 	tried := 0
 	for _, name := range names {
-		object, err := b.Get(ctx, name, 0, -1, nil)
+		object, err := from.read(ctx, name, func(object []byte) error {
+			_, err := crypt.ParseSlot(name, object)
+			return err
+		})
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // removed since it was listed
 		} else if err != nil {
@@ -263,20 +278,19 @@ func open(ctx context.Context, b backend.Backend, u crypt.Unlocker, o *Options) 
 		case err != nil:
 			return nil, err
 		}
-		cfg, err := loadConfig(ctx, b, keys, configs)
+		cfg, err := loadConfig(ctx, from, keys, configs)
 		broken, isBroken := errors.AsType[*DamageError](err)
 		if err != nil && !isBroken {
 			return nil, err
 		}
-		store := b
-		if cfg != nil {
-			store = cfg.store(b)
-		}
-		r, err := newRepo(store, keys, slot.ID, &opts)
+		r, err := newRepo(b, keys, slot.ID, &opts)
 		if err != nil {
 			return nil, err
 		}
-		r.config, r.broken = cfg, broken
+		r.configure(cfg, broken)
+		if err := r.alone(ctx); err != nil {
+			return nil, err
+		}
 		if broken == nil {
 			rememberSlot(opts.Cache, name)
 			return r, nil
@@ -304,7 +318,39 @@ func newRepo(b backend.Backend, keys *crypt.Keys, slot string, o *Options) (*Rep
 	if err != nil {
 		return nil, err
 	}
-	return &Repo{backend: b, keys: keys, slot: slot, opts: opts, cache: c}, nil
+	r := &Repo{backend: &store{Backend: b, replicas: opts.Replicas, log: opts.Logger}, keys: keys, slot: slot, opts: opts, cache: c}
+	r.own = r
+	return r, nil
+}
+
+// configure takes over the config, or why there is none.
+func (r *Repo) configure(c *config, broken *DamageError) {
+	r.config, r.broken = c, broken
+	if c != nil {
+		c.apply(r.backend)
+	}
+}
+
+// alone makes own: with the config that the repository itself has.
+func (r *Repo) alone(ctx context.Context) error {
+	if len(r.opts.Replicas) == 0 {
+		return nil
+	}
+	own := &Repo{backend: &store{Backend: r.backend.Backend, log: r.opts.Logger}, keys: r.keys, slot: r.slot, opts: r.opts, cache: r.cache}
+	own.own = own
+	own.opts.Replicas = nil
+	names, err := listNames(ctx, own.backend, configPrefix)
+	if err != nil {
+		return err
+	}
+	cfg, err := loadConfig(ctx, own.backend, r.keys, names)
+	broken, isBroken := errors.AsType[*DamageError](err)
+	if err != nil && !isBroken {
+		return err
+	}
+	own.configure(cfg, broken)
+	r.own = own
+	return nil
 }
 
 // id names data as a blob of kind.
@@ -377,26 +423,6 @@ func lacksPutIfAbsent(ctx context.Context, b backend.Backend) (lacks bool, err e
 		return false, err
 	}
 	return true, nil
-}
-
-// looksFirst is a store without put-if-absent: it looks, and then puts. Two who do so at the same time both succeed, so nothing may be collected beside sessions there.
-type looksFirst struct{ backend.Backend }
-
-func (l looksFirst) Unwrap() backend.Backend { return l.Backend }
-
-func (l looksFirst) Put(ctx context.Context, name string, r io.ReaderAt, size int64, o *backend.PutOptions) error {
-	if o == nil || !o.IfAbsent {
-		return l.Backend.Put(ctx, name, r, size, o)
-	}
-	switch _, err := l.Backend.Stat(ctx, name); {
-	case err == nil:
-		return fmt.Errorf("put %s: %w", name, fs.ErrExist)
-	case !errors.Is(err, fs.ErrNotExist):
-		return err
-	}
-	plain := *o
-	plain.IfAbsent = false
-	return l.Backend.Put(ctx, name, r, size, &plain)
 }
 
 // putOnce puts an object that must not be there yet. What is there already and is the same is one's own earlier try. fs.ErrExist: something else is there.

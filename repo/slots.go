@@ -28,13 +28,13 @@ type Slot struct {
 
 // Slots lists the slots. What a slot says of itself is the store's word until it is unlocked.
 func (r *Repo) Slots(ctx context.Context) ([]Slot, error) {
-	names, err := listNames(ctx, r.backend, keysPrefix)
+	names, err := listNames(ctx, r.own.backend, keysPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("list slots: %w", err)
 	}
 	var slots []Slot
 	for _, name := range names {
-		object, err := r.backend.Get(ctx, name, 0, -1, nil)
+		object, err := r.own.backend.Get(ctx, name, 0, -1, nil)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		} else if err != nil {
@@ -60,7 +60,7 @@ func (r *Repo) AddSlot(ctx context.Context, role crypt.Role, u crypt.Unlocker, l
 	if err != nil {
 		return nil, fmt.Errorf("add a slot: %w", err)
 	}
-	s, err := putSlot(ctx, r.backend, keys, u, label)
+	s, err := putSlot(ctx, r.own.backend, keys, u, label)
 	if err != nil {
 		return nil, fmt.Errorf("add a slot: %w", err)
 	}
@@ -98,7 +98,7 @@ func (r *Repo) RemoveSlot(ctx context.Context, prefix string) error {
 	case found.Role == crypt.Owner && owners == 1:
 		return fmt.Errorf("remove a slot: %w: %s is the only owner's", ErrBusy, found.ID)
 	}
-	if err := r.backend.Delete(ctx, keysPrefix+found.ID); err != nil {
+	if err := r.own.backend.Delete(ctx, keysPrefix+found.ID); err != nil {
 		return fmt.Errorf("remove a slot: %w", err)
 	}
 	return nil

@@ -476,7 +476,8 @@ func (v *view) readFrame(ctx context.Context, n uint32, ch *chain) ([]byte, erro
 		dict = append(dict, base...)
 	}
 	name := packName(v.x.Pack(f.Pack).ID)
-	sealed, err := v.repo.backend.Get(ctx, name, int64(f.Offset), int64(f.Stored), nil)
+	off, size := int64(f.Offset), int64(f.Stored)
+	sealed, err := v.repo.backend.Get(ctx, name, off, size, nil)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, &DamageError{Object: name, Err: fs.ErrNotExist}
@@ -489,10 +490,21 @@ func (v *view) readFrame(ctx context.Context, n uint32, ch *chain) ([]byte, erro
 	d := v.decoder()
 	defer v.putDecoder(d)
 	plain, err := d.Decode(make([]byte, 0, f.Plain), key, &f.Frame, sealed, dict)
-	if err != nil {
-		return nil, &DamageError{Object: name, Err: err}
+	if err == nil {
+		return plain, nil
 	}
-	return plain, nil
+	for get := range v.repo.backend.others(ctx, name) {
+		if sealed, oerr := get(off, size); oerr == nil {
+			if plain, oerr := d.Decode(make([]byte, 0, f.Plain), key, &f.Frame, sealed, dict); oerr == nil {
+				v.repo.backend.heard(name, err)
+				return plain, nil
+			}
+		}
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	return nil, &DamageError{Object: name, Err: err}
 }
 
 // base returns a base blob for a frame of the given depth: from a copy in a frame that lies less deep.

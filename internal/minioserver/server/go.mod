@@ -1,4 +1,4 @@
-module github.com/varvebackup/varve/internal/miniotest/server
+module github.com/varvebackup/varve/internal/minioserver/server
 
 go 1.26.0
 

@@ -61,6 +61,10 @@ func (c *config) setLock(l Lock) {
 // Lock returns how what is put is locked.
 func (r *Repo) Lock() Lock { return r.own.backend.lock }
 
+// PutIfAbsent tells whether the backend keeps an object that is there when it is put again with that condition, as Create found out. Where it does not, maintenance
+// must not delete anything beside running backups.
+func (r *Repo) PutIfAbsent() bool { return !r.own.backend.looksFirst }
+
 // SetLock changes how long what is put from now on cannot be deleted; the zero Lock ends that. It holds for this Repo at once and for others when they
 // are opened again. What is stored already keeps the lock that it has: ExtendLocks gives the new one to what is needed.
 //

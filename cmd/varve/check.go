@@ -22,6 +22,14 @@ type checkJSON struct {
 	BytesRead int64         `json:"bytes_read"`
 	Seconds   float64       `json:"seconds"`
 	Findings  []findingJSON `json:"findings"`
+	Lock      *lockedJSON   `json:"lock"`
+}
+
+type lockedJSON struct {
+	Objects  int        `json:"objects"`
+	Unlocked int        `json:"unlocked"`
+	Until    *time.Time `json:"until"`
+	First    string     `json:"first"`
 }
 
 type findingJSON struct {
@@ -47,10 +55,13 @@ paths in them that cannot be restored. The exit status is 1 if something is
 hurt.
 
 JSON: {sound, snapshots, segments, packs, blobs, packs_read, bytes_read,
-seconds, findings: [{object, error, harmless, snapshots, paths, more_paths}]}.
+seconds, findings: [{object, error, harmless, snapshots, paths, more_paths}],
+lock}.
 snapshots of a finding are ids; its paths are "ID:PATH", at most 1,000, and
 more_paths is the number of others. A harmless one, such as a second copy that
-is damaged, hurts nothing.`,
+is damaged, hurts nothing. lock is {objects, unlocked, until, first}: how many
+objects the newest snapshots need, how many of these can be deleted now, and when
+the first of them can be (null: now); null if the repository locks nothing.`,
 		Args:              arguments(0, 0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -114,6 +125,13 @@ func (a *app) reportCheck(r *repo.CheckReport, data bool, took time.Duration) er
 	for _, f := range r.Findings {
 		doc.Findings = append(doc.Findings, findingJSON{f.Object, f.Err.Error(), f.Harmless, append([]string{}, f.Snapshots...), append([]string{}, f.Paths...), f.More})
 	}
+	if l := r.Lock; l != nil {
+		doc.Lock = &lockedJSON{Objects: l.Objects, Unlocked: l.Unlocked, First: l.First}
+		if !l.Until.IsZero() {
+			until := l.Until.UTC()
+			doc.Lock.Until = &until
+		}
+	}
 	if a.json {
 		return a.writeJSON(doc)
 	}
@@ -132,6 +150,11 @@ func (a *app) reportCheck(r *repo.CheckReport, data bool, took time.Duration) er
 		if f.MorePaths > 0 {
 			fmt.Fprintf(a.out, "  hurts %d more paths\n", f.MorePaths)
 		}
+	}
+	if l := doc.Lock; l != nil && l.Unlocked > 0 {
+		fmt.Fprintf(a.out, "%d of the %d objects that the newest snapshots need are not locked, %s is one: run \"varve lock extend\"\n", l.Unlocked, l.Objects, printable(l.First))
+	} else if l != nil && l.Until != nil {
+		fmt.Fprintf(a.out, "all that the newest snapshots need is locked until %s at least\n", l.Until.Format(time.RFC3339))
 	}
 	verdict := "sound"
 	if !doc.Sound {

@@ -4,7 +4,7 @@
 //	varve init                                varve backup SERIES [AS=]SOURCE...
 //	varve snapshots [SERIES]                  varve ls SNAP[:PATH]      varve cat SNAP:PATH
 //	varve restore SNAP[:PATH] DIR             varve diff SNAP SNAP      varve check [--read-data[=n/N]]
-//	varve key list|add|remove                 varve version
+//	varve lock [set|extend]                   varve key list|add|remove      varve version
 //
 // # Exit status
 //
@@ -18,14 +18,17 @@
 // added. An error is a document on standard error, {"error": "..."}; a warning before it is {"warning": "..."}. A list that an error cut short (in ls, diff
 // and snapshots) is a whole document all the same, so the exit status counts.
 //
-//	init         {repository, recovery_key}
+//	init         {repository, recovery_key, lock: {mode, seconds}, put_if_absent}
 //	backup       {snapshot: SNAPSHOT, made, seconds, unread: [{path, error}]}
 //	snapshots    {snapshots: [SNAPSHOT]}
 //	ls           {entries: [ENTRY]}
 //	restore      {snapshot, files, folders, others, kept, bytes, bytes_fetched, seconds, failed: [{path, error}], more_failed}
 //	diff         {changes: [{path, change, before: ENTRY, after: ENTRY}]}
 //	check        {sound, snapshots, segments, packs, blobs, packs_read, bytes_read, seconds,
-//	              findings: [{object, error, harmless, snapshots, paths, more_paths}]}
+//	              findings: [{object, error, harmless, snapshots, paths, more_paths}],
+//	              lock: {objects, unlocked, until, first}}
+//	lock, lock set  {mode, seconds}
+//	lock extend  {objects, unlocked, due, until, first, deleted: [NAME], dry_run}
 //	key list     {slots: [SLOT]}
 //	key add      {slot: SLOT, key}
 //	key remove   {removed}

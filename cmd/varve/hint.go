@@ -105,7 +105,7 @@ func (a *app) sentence(err error) string {
 		hint = "the disk is full; free some space and run this again"
 	case is(syscall.EROFS):
 		hint = "the disk can only be read; mount it for writing"
-	case is(fs.ErrPermission):
+	case hasPath && is(fs.ErrPermission):
 		hint = "run varve as a user who may do that, or change who may"
 	default:
 		return err.Error()

@@ -10,12 +10,15 @@ import (
 )
 
 type initJSON struct {
-	Repository  string `json:"repository"`
-	RecoveryKey string `json:"recovery_key"`
+	Repository  string   `json:"repository"`
+	RecoveryKey string   `json:"recovery_key"`
+	Lock        lockJSON `json:"lock"`
+	PutIfAbsent bool     `json:"put_if_absent"`
 }
 
 func (a *app) initCmd() *cobra.Command {
-	return &cobra.Command{
+	var lock string
+	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Make a repository",
 		Long: `Make a repository in an empty folder, or one that is not there yet.
@@ -23,14 +26,27 @@ func (a *app) initCmd() *cobra.Command {
 The secret opens it as its owner. A recovery key is printed, once: it opens the
 repository as well, on the day on which the secret is lost.
 
-JSON: {repository, recovery_key}; repository is its id.`,
+With --lock, what is stored is locked. A lock is
+` + lockHelp + `
+
+JSON: {repository, recovery_key, lock: {mode, seconds}, put_if_absent};
+repository is its id. put_if_absent is false for a store that replaces objects
+whatever it is told: there, nothing can be deleted beside running backups.`,
 		Args:              arguments(0, 0),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return a.init(cmd.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := parseLock(lock)
+			if err != nil {
+				return err
+			}
+			return a.init(cmd.Context(), l)
+		},
 	}
+	cmd.Flags().StringVar(&lock, "lock", "none", "lock what is stored, as in governance:30d")
+	return cmd
 }
 
-func (a *app) init(ctx context.Context) error {
+func (a *app) init(ctx context.Context, lock repo.Lock) error {
 	if _, err := a.url(); err != nil {
 		return err
 	}
@@ -43,13 +59,18 @@ func (a *app) init(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r, key, err := repo.Create(ctx, b, u, a.options())
+	o := a.options()
+	o.Lock = lock
+	r, key, err := repo.Create(ctx, b, u, o)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
+	if !r.PutIfAbsent() {
+		a.warn("this store has no put-if-absent: whoever may write to it may replace what is there, and old backups can only be removed while none is running (prune --exclusive)")
+	}
 	if a.json {
-		return a.writeJSON(initJSON{r.ID(), key.Text()})
+		return a.writeJSON(initJSON{r.ID(), key.Text(), lockOf(r.Lock()), r.PutIfAbsent()})
 	}
 	_, err = fmt.Fprintf(a.out, `Made the repository %s in %s.
 

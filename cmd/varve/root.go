@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,9 +30,12 @@ type app struct {
 	out *output // around env.stdout
 
 	repository string
+	replicas   []string
 	cache      string
 	noCache    bool
 	json       bool
+
+	closers []io.Closer // of backends
 }
 
 // run runs a command line, without the program's name, and returns the exit status.
@@ -43,6 +47,9 @@ func run(ctx context.Context, e env, args []string) int {
 	root.SetOut(a.out)
 	root.SetErr(e.stderr)
 	err := root.ExecuteContext(ctx)
+	for _, c := range a.closers {
+		c.Close() // connections that are kept; what was written is written
+	}
 	// Flags may not have been read when there is an error in them.
 	a.json = a.json || slices.Contains(args, "--json")
 	return a.finish(err)
@@ -81,10 +88,11 @@ be read whole (they are listed on standard error).`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError(cmd, err.Error()) })
 	f := root.PersistentFlags()
 	f.StringVar(&a.repository, "repo", "", "repository: a path, file:///path or s3://bucket/prefix (default VARVE_REPO)")
+	f.StringArrayVar(&a.replicas, "replica", nil, "read what is damaged or missing from this replica, a path or `URL`; repeatable (default VARVE_REPLICA)")
 	f.StringVar(&a.cache, "cache", "", "cache folder (default VARVE_CACHE, else varve in the user's cache folder)")
 	f.BoolVar(&a.noCache, "no-cache", false, "use no cache folder")
 	f.BoolVar(&a.json, "json", false, "print JSON")
-	root.AddCommand(a.initCmd(), a.backupCmd(), a.snapshotsCmd(), a.lsCmd(), a.catCmd(), a.restoreCmd(), a.diffCmd(), a.checkCmd(), a.keyCmd(), a.versionCmd())
+	root.AddCommand(a.initCmd(), a.backupCmd(), a.snapshotsCmd(), a.lsCmd(), a.catCmd(), a.restoreCmd(), a.diffCmd(), a.checkCmd(), a.lockCmd(), a.keyCmd(), a.versionCmd())
 	return root
 }
 
@@ -129,11 +137,20 @@ func (a *app) backend(ctx context.Context, create bool) (backend.Backend, error)
 	if err != nil {
 		return nil, err
 	}
-	b, err := open.URL(ctx, url, &open.Options{Create: create})
+	b, err := a.openURL(ctx, url, create)
 	if err != nil {
 		return nil, at(stepStore, url, err)
 	}
 	return b, nil
+}
+
+// openURL opens a store, which run closes.
+func (a *app) openURL(ctx context.Context, url string, create bool) (backend.Backend, error) {
+	b, err := open.URL(ctx, url, &open.Options{Create: create})
+	if c, ok := b.(io.Closer); ok && err == nil {
+		a.closers = append(a.closers, c)
+	}
+	return b, err
 }
 
 // open opens the repository. What can go wrong without a secret goes wrong before anybody is asked for one.
@@ -146,7 +163,20 @@ func (a *app) open(ctx context.Context) (*repo.Repo, error) {
 	if err != nil {
 		return nil, err
 	}
-	return repo.Open(ctx, b, u, a.options())
+	o := a.options()
+	if len(a.replicas) == 0 && a.getenv("VARVE_REPLICA") != "" {
+		a.replicas = []string{a.getenv("VARVE_REPLICA")}
+	}
+	for _, url := range a.replicas {
+		replica, err := a.openURL(ctx, url, false)
+		if err != nil {
+			// What the repository itself has can be had all the same.
+			a.warn(fmt.Sprintf("a replica is left out: %v; correct --replica or VARVE_REPLICA", err))
+			continue
+		}
+		o.Replicas = append(o.Replicas, replica)
+	}
+	return repo.Open(ctx, b, u, o)
 }
 
 func (a *app) options() *repo.Options {

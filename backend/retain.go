@@ -30,14 +30,49 @@ type Retention struct {
 // IsZero reports whether there is no lock.
 func (r Retention) IsZero() bool { return r.Until.IsZero() }
 
+// RoundUp returns r until a full second, no earlier, in UTC: in the resolution of
+// stores.
+func (r Retention) RoundUp() Retention {
+	if !r.IsZero() {
+		t := r.Until.UTC().Truncate(time.Second)
+		if t.Before(r.Until) {
+			t = t.Add(time.Second)
+		}
+		r.Until = t
+	}
+	return r
+}
+
+// Stricter returns a lock that is no weaker than either: until the later time,
+// and of compliance if one of them is.
+func (r Retention) Stricter(s Retention) Retention {
+	switch {
+	case r.IsZero():
+		return s
+	case s.IsZero():
+		return r
+	}
+	if s.Mode == Compliance {
+		r.Mode = Compliance
+	}
+	if s.Until.After(r.Until) {
+		r.Until = s.Until
+	}
+	return r
+}
+
 // A Retainer is a Backend that can lock objects, see [PutOptions].Retain too. A
 // version is an id of [Version], or "" for the newest. Besides the outcomes of
-// [Backend], the error is [errors.ErrUnsupported] where the store, or this
-// bucket in it, has no locks. The package functions [Retain], [RetentionOf] and
-// [Shorten] are for any Backend.
+// [Backend], the error is [fs.ErrNotExist] if there is no such object or version,
+// or if it is the mark of a deletion; [fs.ErrInvalid] for a lock that has no mode
+// or would be over already, by the store's clock; and [errors.ErrUnsupported]
+// where the store, or this bucket in it, has no locks. The package functions
+// [Retain], [RetentionOf] and [Shorten] are for any Backend.
 type Retainer interface {
-	// Retain locks a version for at least as long as r says. A lock that is
-	// there already and lasts as long is left as it is; none is ever shortened.
+	// Retain locks a version for at least as long as r says, and at least as
+	// strictly: a lock that is there already becomes the stricter of the two
+	// (see [Retention.Stricter]), and none is ever shortened. A zero r is
+	// [fs.ErrInvalid].
 	Retain(ctx context.Context, name, version string, r Retention) error
 
 	// Retention returns the lock of a version, zero if it has none or if that

@@ -1,7 +1,6 @@
 package backend
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -135,53 +134,24 @@ func (t *retrying) Put(ctx context.Context, name string, r io.ReaderAt, size int
 			return errReader{err}
 		}
 		if try > 1 && o != nil && o.IfAbsent && errors.Is(err, fs.ErrExist) {
-			same, cerr := t.same(ctx, name, r, size)
-			if cerr != nil {
-				return cerr
+			same, herr := Holds(ctx, t, name, src, size)
+			if same && !o.Retain.IsZero() { // it may be another's, who did not lock it
+				herr = Retain(ctx, t.b, name, "", o.Retain)
 			}
-			if same {
+			switch {
+			case src.failed():
+				return errReader{fmt.Errorf("backend: put %s: %w", name, herr)}
+			case errors.Is(herr, fs.ErrNotExist):
+				// Not wrapped: it says nothing about the Put, which is tried again.
+				return fmt.Errorf("backend: reading back what a failed try may have put: %v", herr)
+			case herr != nil:
+				return herr
+			case same:
 				return nil
 			}
 		}
 		return err
 	})
-}
-
-// same reports whether the object holds the size bytes of r. It retries each
-// read by itself: to begin a large object anew for each failure might never end.
-// If the object is gone again the error is not final, and the Put is tried again.
-func (t *retrying) same(ctx context.Context, name string, r io.ReaderAt, size int64) (bool, error) {
-	info, err := t.Stat(ctx, name)
-	if err != nil {
-		return false, readBack(err)
-	}
-	if info.Size != size {
-		return false, nil
-	}
-	const piece = 1 << 20
-	var got []byte
-	want := make([]byte, min(piece, size))
-	for off := int64(0); off < size; off += piece {
-		n := min(piece, size-off)
-		if got, err = t.Get(ctx, name, off, n, got[:0]); err != nil {
-			return false, readBack(err)
-		}
-		if k, err := r.ReadAt(want[:n], off); int64(k) < n {
-			return false, errReader{fmt.Errorf("backend: put %s: %w", name, err)}
-		}
-		if !bytes.Equal(got, want[:n]) {
-			return false, nil
-		}
-	}
-	return true, nil
-}
-
-func readBack(err error) error {
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, io.ErrUnexpectedEOF) {
-		// Deleted or replaced meanwhile. Not wrapped: it says nothing about the Put.
-		return fmt.Errorf("backend: reading back what a failed try may have put: %v", err)
-	}
-	return err
 }
 
 // A notingReader remembers whether reading failed. (io.EOF is part of reading;

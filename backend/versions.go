@@ -16,7 +16,8 @@ type Version struct {
 // A Versioner is a Backend that keeps what was replaced or deleted. Besides the
 // outcomes of [Backend], the error is [errors.ErrUnsupported] where the store
 // can't do so. A bucket that could keep versions and was not told to has one
-// for each object. The package functions [Versions], [GetVersion] and
+// for each object. An id is one that Versions yielded; the empty one is
+// [fs.ErrInvalid]. The package functions [Versions], [GetVersion] and
 // [DeleteVersion] are for any Backend.
 type Versioner interface {
 	// Versions yields all versions of all names that begin with prefix: those

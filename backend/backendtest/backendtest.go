@@ -28,6 +28,13 @@ import (
 // Run tests whether a Backend keeps the contract. It calls open for each of its
 // parts, for a store without objects, which t.Cleanup takes away. A part fails
 // if goroutines outlive it and its cleanups.
+//
+// A Backend that has the powers of a [backend.Retainer] or a [backend.Versioner]
+// must keep their contracts, and any other must say of all of them that it has
+// not. Marks are tested if the Backend has a method Hide that puts one, as a
+// request to delete without an id does:
+//
+//	Hide(ctx context.Context, name string) error
 func Run(t *testing.T, open func(t *testing.T) backend.Backend) {
 	for _, part := range []struct {
 		name string
@@ -48,6 +55,10 @@ func Run(t *testing.T, open func(t *testing.T) backend.Backend) {
 		{"ConcurrentIfAbsent", (*suite).concurrentIfAbsent},
 		{"ReadWhileReplaced", (*suite).readWhileReplaced},
 		{"ListWhileChanged", (*suite).listWhileChanged},
+		{"Retention", (*suite).retention},
+		{"Versions", (*suite).versions},
+		{"Marks", (*suite).marks},
+		{"AsOf", (*suite).asOf},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			before := goleak.IgnoreCurrent()

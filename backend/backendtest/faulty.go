@@ -22,10 +22,22 @@ const (
 	Stat   Op = "stat"
 	List   Op = "list" // Before: the prefix, when the loop begins; After: when it ends
 	Delete Op = "delete"
-	Entry  Op = "entry" // an object that List is about to yield; Before only
+	Entry  Op = "entry" // an object that List, or a version that Versions, is about to yield; Before only
+
+	// Of a Retainer and a Versioner.
+	Retain        Op = "retain"
+	Retention     Op = "retention"
+	Shorten       Op = "shorten"
+	Versions      Op = "versions" // like List
+	GetVersion    Op = "get version"
+	DeleteVersion Op = "delete version"
 )
 
-// A Faulty is a Backend around another one that counts, delays and fails calls.
+// order is that of Faulty.counts.
+var order = []Op{Put, Get, Stat, List, Delete, Retain, Retention, Shorten, Versions, GetVersion, DeleteVersion}
+
+// A Faulty is a Backend around another one that counts, delays and fails calls,
+// those of a [backend.Retainer] and a [backend.Versioner] too.
 // Set its fields before the first call. Hooks may run in several goroutines at
 // once.
 type Faulty struct {
@@ -36,31 +48,40 @@ type Faulty struct {
 	Before func(ctx context.Context, op Op, name string) error
 
 	// After sees what Backend returned and says what the caller gets: a reply
-	// that is lost is an error in place of nil. It can't undo an error of a Get,
-	// Stat or List.
+	// that is lost is an error in place of nil. It can't undo an error of a call
+	// that reads.
 	After func(ctx context.Context, op Op, name string, err error) error
 
-	// Corrupt may change the bytes that Get read from off on.
+	// Corrupt may change the bytes that Get or GetVersion read from off on.
 	Corrupt func(name string, off int64, p []byte)
 
 	// Latency is waited for before each call, or until the context is done.
 	Latency time.Duration
 
-	counts [5]atomic.Int64 // calls, in the order of Counts
-	bytes  [2]atomic.Int64 // read, written
+	counts [11]atomic.Int64 // calls
+	bytes  [2]atomic.Int64  // read, written
 }
 
 // Counts is what went through a Faulty: calls, also those that failed, and the
-// bytes of objects that a Get returned or a Put that succeeded stored.
+// bytes of objects that a Get or GetVersion returned or a Put that succeeded
+// stored.
 type Counts struct {
 	Puts, Gets, Stats, Lists, Deletes int64
 	BytesRead, BytesWritten           int64
+
+	Retains, Retentions, Shortens               int64
+	VersionLists, VersionGets, VersionDeletions int64
 }
 
 // Counts returns the counts since the start or the last Reset.
 func (f *Faulty) Counts() Counts {
-	c := func(i int) int64 { return f.counts[i].Load() }
-	return Counts{c(0), c(1), c(2), c(3), c(4), f.bytes[0].Load(), f.bytes[1].Load()}
+	c := func(op Op) int64 { return f.counts[slices.Index(order, op)].Load() }
+	return Counts{
+		Puts: c(Put), Gets: c(Get), Stats: c(Stat), Lists: c(List), Deletes: c(Delete),
+		BytesRead: f.bytes[0].Load(), BytesWritten: f.bytes[1].Load(),
+		Retains: c(Retain), Retentions: c(Retention), Shortens: c(Shorten),
+		VersionLists: c(Versions), VersionGets: c(GetVersion), VersionDeletions: c(DeleteVersion),
+	}
 }
 
 // Reset sets all counts to zero.
@@ -106,8 +127,8 @@ func Lost(before func(context.Context, Op, string) error) func(context.Context, 
 	}
 }
 
-func (f *Faulty) before(ctx context.Context, op Op, i int, name string) error {
-	f.counts[i].Add(1)
+func (f *Faulty) before(ctx context.Context, op Op, name string) error {
+	f.counts[slices.Index(order, op)].Add(1)
 	if f.Latency > 0 {
 		t := time.NewTimer(f.Latency)
 		defer t.Stop()
@@ -134,15 +155,18 @@ func (f *Faulty) after(ctx context.Context, op Op, name string, err error) error
 		return err
 	}
 	aerr := f.After(ctx, op, name, err)
-	if aerr == nil && op != Put && op != Delete {
-		return err
+	if aerr == nil {
+		switch op {
+		case Get, Stat, List, Retention, Versions, GetVersion:
+			return err
+		}
 	}
 	return aerr
 }
 
 // Put implements [backend.Backend].
 func (f *Faulty) Put(ctx context.Context, name string, r io.ReaderAt, size int64, o *backend.PutOptions) error {
-	if err := f.before(ctx, Put, 0, name); err != nil {
+	if err := f.before(ctx, Put, name); err != nil {
 		return err
 	}
 	err := f.Backend.Put(ctx, name, r, size, o)
@@ -154,12 +178,17 @@ func (f *Faulty) Put(ctx context.Context, name string, r io.ReaderAt, size int64
 
 // Get implements [backend.Backend].
 func (f *Faulty) Get(ctx context.Context, name string, off, n int64, dst []byte) ([]byte, error) {
-	if err := f.before(ctx, Get, 1, name); err != nil {
+	return f.get(ctx, Get, name, off, dst, func() ([]byte, error) { return f.Backend.Get(ctx, name, off, n, dst) })
+}
+
+// get calls read, which appends to dst.
+func (f *Faulty) get(ctx context.Context, op Op, name string, off int64, dst []byte, read func() ([]byte, error)) ([]byte, error) {
+	if err := f.before(ctx, op, name); err != nil {
 		return dst, err
 	}
-	out, err := f.Backend.Get(ctx, name, off, n, dst)
+	out, err := read()
 	f.bytes[0].Add(int64(len(out) - len(dst)))
-	if err = f.after(ctx, Get, name, err); err != nil {
+	if err = f.after(ctx, op, name, err); err != nil {
 		return dst, err
 	}
 	if f.Corrupt != nil {
@@ -170,7 +199,7 @@ func (f *Faulty) Get(ctx context.Context, name string, off, n int64, dst []byte)
 
 // Stat implements [backend.Backend].
 func (f *Faulty) Stat(ctx context.Context, name string) (backend.Info, error) {
-	if err := f.before(ctx, Stat, 2, name); err != nil {
+	if err := f.before(ctx, Stat, name); err != nil {
 		return backend.Info{}, err
 	}
 	info, err := f.Backend.Stat(ctx, name)
@@ -182,34 +211,85 @@ func (f *Faulty) Stat(ctx context.Context, name string) (backend.Info, error) {
 
 // List implements [backend.Backend].
 func (f *Faulty) List(ctx context.Context, prefix string) iter.Seq2[backend.Info, error] {
-	return func(yield func(backend.Info, error) bool) {
-		err := f.before(ctx, List, 3, prefix)
+	return list(ctx, f, List, prefix, f.Backend.List(ctx, prefix), func(i backend.Info) string { return i.Name })
+}
+
+func list[T any](ctx context.Context, f *Faulty, op Op, prefix string, all iter.Seq2[T, error], name func(T) string) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		var none T
+		err := f.before(ctx, op, prefix)
 		if err != nil {
-			yield(backend.Info{}, err)
+			yield(none, err)
 			return
 		}
-		for info, lerr := range f.Backend.List(ctx, prefix) {
+		for v, lerr := range all {
 			if lerr != nil {
 				err = lerr
 				break
 			}
-			if err = f.hook(ctx, Entry, info.Name); err != nil {
+			if err = f.hook(ctx, Entry, name(v)); err != nil {
 				break
 			}
-			if !yield(info, nil) {
+			if !yield(v, nil) {
 				return
 			}
 		}
-		if err = f.after(ctx, List, prefix, err); err != nil {
-			yield(backend.Info{}, err)
+		if err = f.after(ctx, op, prefix, err); err != nil {
+			yield(none, err)
 		}
 	}
 }
 
 // Delete implements [backend.Backend].
 func (f *Faulty) Delete(ctx context.Context, name string) error {
-	if err := f.before(ctx, Delete, 4, name); err != nil {
+	if err := f.before(ctx, Delete, name); err != nil {
 		return err
 	}
 	return f.after(ctx, Delete, name, f.Backend.Delete(ctx, name))
+}
+
+// Retain implements [backend.Retainer].
+func (f *Faulty) Retain(ctx context.Context, name, version string, r backend.Retention) error {
+	if err := f.before(ctx, Retain, name); err != nil {
+		return err
+	}
+	return f.after(ctx, Retain, name, backend.Retain(ctx, f.Backend, name, version, r))
+}
+
+// Retention implements [backend.Retainer].
+func (f *Faulty) Retention(ctx context.Context, name, version string) (backend.Retention, error) {
+	if err := f.before(ctx, Retention, name); err != nil {
+		return backend.Retention{}, err
+	}
+	r, err := backend.RetentionOf(ctx, f.Backend, name, version)
+	if err = f.after(ctx, Retention, name, err); err != nil {
+		return backend.Retention{}, err
+	}
+	return r, nil
+}
+
+// Shorten implements [backend.Retainer].
+func (f *Faulty) Shorten(ctx context.Context, name, version string, r backend.Retention) error {
+	if err := f.before(ctx, Shorten, name); err != nil {
+		return err
+	}
+	return f.after(ctx, Shorten, name, backend.Shorten(ctx, f.Backend, name, version, r))
+}
+
+// Versions implements [backend.Versioner].
+func (f *Faulty) Versions(ctx context.Context, prefix string) iter.Seq2[backend.Version, error] {
+	return list(ctx, f, Versions, prefix, backend.Versions(ctx, f.Backend, prefix), func(v backend.Version) string { return v.Name })
+}
+
+// GetVersion implements [backend.Versioner].
+func (f *Faulty) GetVersion(ctx context.Context, name, id string, off, n int64, dst []byte) ([]byte, error) {
+	return f.get(ctx, GetVersion, name, off, dst, func() ([]byte, error) { return backend.GetVersion(ctx, f.Backend, name, id, off, n, dst) })
+}
+
+// DeleteVersion implements [backend.Versioner].
+func (f *Faulty) DeleteVersion(ctx context.Context, name, id string) error {
+	if err := f.before(ctx, DeleteVersion, name); err != nil {
+		return err
+	}
+	return f.after(ctx, DeleteVersion, name, backend.DeleteVersion(ctx, f.Backend, name, id))
 }

@@ -15,6 +15,10 @@ func TestContract(t *testing.T) {
 	backendtest.Run(t, func(*testing.T) backend.Backend { return mem.New(nil) })
 }
 
+func TestContractWithVersions(t *testing.T) {
+	backendtest.Run(t, func(*testing.T) backend.Backend { return mem.New(&mem.Options{Versions: true}) })
+}
+
 func TestClock(t *testing.T) {
 	now := time.Date(2001, 2, 3, 4, 5, 6, 7, time.UTC)
 	m := mem.New(&mem.Options{Now: func() time.Time { return now }})

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/minio/minio-go/v7"
+
+	"github.com/varvebackup/varve/backend"
 )
 
 // A failure is what a call returns for a request that failed. It wraps what the
@@ -20,8 +22,10 @@ import (
 // io.ErrUnexpectedEOF, or the end of somebody else's context.
 type failure struct {
 	op, name string
+	needs    string
 	text     string
 	is       error // nil: a failure of the store
+	denied   bool  // for lack of the permission, and not of good credentials
 	passing  bool  // another try may help
 	tries    int   // 0: the first one was final
 }
@@ -45,7 +49,15 @@ var (
 	errChanged  = errors.New("the object was replaced while it was read")
 	errChecksum = errors.New("the bytes that arrived do not match the checksum that the store keeps of them")
 	errVanished = errors.New("reading back what a failed try may have put: the object is gone again")
+
+	errNoVersion = errors.New("there is no such version of the object")
+	errNoLocks   = errors.New("no locks") // the bucket has none
 )
+
+// A lockedError says which lock it is.
+type lockedError string
+
+func (e lockedError) Error() string { return string(e) }
 
 // A protocolError is what the service should not say.
 type protocolError string
@@ -53,14 +65,15 @@ type protocolError string
 func (e protocolError) Error() string { return string(e) }
 
 // explain turns the error of one request into one for people and programs.
-func (b *Bucket) explain(op, name string, err error) *failure {
-	f := &failure{op: op, name: name}
+func (b *Bucket) explain(op, name, needs string, err error) *failure {
+	f := &failure{op: op, name: name, needs: needs}
 	if errors.As(err, &f) { // a request that was part of this call
 		return f
 	}
 	var (
 		api     minio.ErrorResponse
 		wrong   protocolError
+		locked  lockedError
 		alien   *foreignError
 		dns     *net.DNSError
 		unknown x509.UnknownAuthorityError
@@ -81,6 +94,15 @@ func (b *Bucket) explain(op, name string, err error) *failure {
 	case errors.As(err, &api):
 		b.explainCode(f, api)
 		return f
+	case errors.Is(err, errNoVersion):
+		f.is = fs.ErrNotExist
+		return say("%v", err)
+	case errors.Is(err, errNoLocks):
+		f.is = errors.ErrUnsupported
+		return say("%s", b.noLocks())
+	case errors.As(err, &locked):
+		f.is = backend.ErrRetained
+		return say("%v", locked)
 	case errors.As(err, &wrong):
 		return say("the service at %s does not keep to the protocol: %v", b.where, wrong)
 	case errors.As(err, &unknown):
@@ -124,6 +146,17 @@ func (b *Bucket) explainCode(f *failure, api minio.ErrorResponse) {
 		f.text = fmt.Sprintf(format, args...) + "; it says: " + says
 		f.is = fs.ErrPermission
 	}
+	switch lockCode(api) {
+	case noLockHere:
+		f.text, f.is = b.noLocks(), errors.ErrUnsupported
+		return
+	case lockHolds:
+		f.text, f.is = "it is locked; "+b.where+" says: "+says, backend.ErrRetained
+		return
+	case lockPast:
+		f.text, f.is = "the lock would be over already, by the clock of the store", fs.ErrInvalid
+		return
+	}
 	switch api.Code {
 	case "NoSuchKey", "NoSuchVersion", "XMinioParentIsObject":
 		f.text, f.is = "no such object", fs.ErrNotExist
@@ -134,7 +167,8 @@ func (b *Bucket) explainCode(f *failure, api minio.ErrorResponse) {
 	case "InvalidBucketName":
 		f.text = fmt.Sprintf("%s is not a name for a bucket: %s", b.name, says)
 	case "AccessDenied", "AllAccessDisabled", "AccountProblem", "Forbidden":
-		refused("the access key %s may not do this in bucket %s: give it a policy that allows %s on %s* (without s3:ListBucket, what does not exist is refused, too)", b.key, b.name, action(f.op), b.prefix)
+		f.denied = true
+		refused("the access key %s may not do this in bucket %s: give it a policy that allows %s on %s* (without s3:ListBucket, what does not exist is refused, too)", b.key, b.name, f.needs, b.prefix)
 	case "InvalidAccessKeyId", "InvalidAccessKeyID":
 		refused("%s does not know the access key %s: is it for another service, or was it removed?", b.where, b.key)
 	case "SignatureDoesNotMatch":
@@ -188,14 +222,56 @@ func passing(api minio.ErrorResponse) bool {
 	return api.StatusCode >= 500 || api.StatusCode == 0
 }
 
-func action(op string) string {
-	switch op {
-	case "put":
-		return "s3:PutObject"
-	case "delete":
-		return "s3:DeleteObject"
-	case "list":
-		return "s3:ListBucket"
+// What a service says about locks.
+const (
+	noLockHere = 1 + iota // the bucket has no object lock
+	lockHolds             // a lock keeps this from being done
+	lockPast              // a lock that would be over already
+)
+
+// lockCode returns one of these, or 0. There are no codes for most of it:
+// services say InvalidRequest, AccessDenied, MalformedXML or InvalidArgument,
+// and what they mean in their message.
+func lockCode(api minio.ErrorResponse) int {
+	message := strings.ToLower(api.Message)
+	has := func(s string) bool { return strings.Contains(message, s) }
+	switch {
+	case api.Code == "ObjectLockConfigurationNotFoundError", api.Code == "InvalidBucketState":
+		return noLockHere
+	case api.StatusCode < 400 || api.StatusCode >= 500:
+		return 0
+	case has("missing objectlockconfiguration"), has("missing object lock configuration"): // MinIO, Amazon
+		return noLockHere
+	case has("must be in the future"):
+		return lockPast
+	case api.Code == "ObjectLocked", has("worm protected"), has("protected by object lock"), has("object is locked"), has("locked by retention"):
+		return lockHolds
 	}
-	return "s3:GetObject"
+	return 0
+}
+
+func (b *Bucket) noLocks() string {
+	return fmt.Sprintf("the bucket %s at %s has no object lock. A bucket gets it when it is created (aws s3api create-bucket --object-lock-enabled-for-bucket, mc mb --with-lock; at Amazon also later): create one with it, and copy over what is here", b.name, b.where)
+}
+
+// noVersion reports whether a service says that an object has no such version,
+// or that it is the mark of a deletion.
+func noVersion(api minio.ErrorResponse) bool {
+	switch api.Code {
+	case "NoSuchVersion", "NoSuchKey", "MethodNotAllowed":
+		return true
+	case "InvalidArgument": // an id that can't be one there
+		return strings.Contains(strings.ToLower(api.Message), "version id")
+	}
+	return false
+}
+
+// denied reports whether a service says that the credentials may not do this,
+// which it says of what is locked, too.
+func denied(err error) bool {
+	switch minio.ToErrorResponse(err).Code {
+	case "AccessDenied", "AllAccessDisabled", "Forbidden", "403 Forbidden":
+		return true
+	}
+	return false
 }

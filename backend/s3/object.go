@@ -1,7 +1,6 @@
 package s3
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -56,15 +55,31 @@ func (b *Bucket) Put(ctx context.Context, name string, r io.ReaderAt, size int64
 	if err != nil {
 		return fmt.Errorf("backend/s3: put %s: %w", name, err)
 	}
-	ifAbsent := o != nil && o.IfAbsent
 	opts := minio.PutObjectOptions{
 		DisableContentSha256: true, // not in signed chunks: its hash is known, and is what is signed
 		UserMetadata:         map[string]string{crcHeader: crc},
 	}
+	needs := "s3:PutObject"
+	var lock backend.Retention
+	ifAbsent := false
+	if o != nil {
+		ifAbsent = o.IfAbsent
+		lock = o.Retain
+	}
 	if ifAbsent {
 		opts.SetMatchETagExcept("*")
 	}
-	for a := b.attempts(ctx, "put", name); ; {
+	if !lock.IsZero() {
+		if err := b.lockable(ctx, "put", name); err != nil {
+			return err
+		}
+		if lock, err = b.checked("put", name, lock); err != nil {
+			return err
+		}
+		needs = "s3:PutObject and s3:PutObjectRetention"
+		opts.Mode, opts.RetainUntilDate = modes[lock.Mode], lock.Until
+	}
+	for a := b.attempts(ctx, "put", name, needs); ; {
 		src := &body{r: r, size: size}
 		_, err := b.core.PutObject(ctx, b.name, key, src, size, "", sha, opts)
 		if rerr := src.end(); rerr != nil {
@@ -75,15 +90,20 @@ func (b *Bucket) Put(ctx context.Context, name string, r io.ReaderAt, size int64
 		}
 		if a.try > 1 && ifAbsent && minio.ToErrorResponse(err).Code == minio.PreconditionFailed {
 			// A failed try may have put it.
-			same, serr := b.same(ctx, name, r, size)
-			if serr == nil && same {
-				return nil
+			src := &noted{r: r}
+			same, serr := backend.Holds(ctx, b, name, src, size)
+			if same && !lock.IsZero() { // it may be another's, who did not lock it
+				serr = b.Retain(ctx, name, "", lock)
 			}
-			if src := new(sourceError); errors.As(serr, &src) {
-				return fmt.Errorf("backend/s3: put %s: %w", name, src.error)
-			}
-			if serr != nil {
+			switch {
+			case src.err != nil:
+				return fmt.Errorf("backend/s3: put %s: %w", name, src.err)
+			case errors.Is(serr, fs.ErrNotExist):
+				err = errVanished
+			case serr != nil:
 				err = serr
+			case same:
+				return nil
 			}
 		}
 		if err := a.again(err); err != nil {
@@ -167,47 +187,29 @@ func (s *body) end() error {
 	return s.err
 }
 
-// same reports whether the object holds the size bytes of r.
-func (b *Bucket) same(ctx context.Context, name string, r io.ReaderAt, size int64) (bool, error) {
-	info, err := b.Stat(ctx, name)
-	if err != nil {
-		return false, vanished(err)
-	}
-	if info.Size != size {
-		return false, nil
-	}
-	const piece = 1 << 20
-	var got []byte
-	want := make([]byte, min(piece, size))
-	for off := int64(0); off < size; off += piece {
-		n := min(piece, size-off)
-		if got, err = b.Get(ctx, name, off, n, got[:0]); err != nil {
-			return false, vanished(err)
-		}
-		if k, err := r.ReadAt(want[:n], off); int64(k) < n {
-			return false, &sourceError{err}
-		}
-		if !bytes.Equal(got, want[:n]) {
-			return false, nil
-		}
-	}
-	return true, nil
+// A noted is a reader that is known to have failed. It is for one goroutine.
+type noted struct {
+	r   io.ReaderAt
+	err error
 }
 
-// A sourceError is one of the reader of a Put.
-type sourceError struct{ error }
-
-// vanished keeps what reading back found from passing for a statement about the
-// put.
-func vanished(err error) error {
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return errVanished
+func (n *noted) ReadAt(p []byte, off int64) (int, error) {
+	k, err := n.r.ReadAt(p, off)
+	if k < len(p) {
+		if n.err = err; err == nil || err == io.EOF {
+			n.err = io.ErrUnexpectedEOF
+		}
 	}
-	return err
+	return k, err
 }
 
 // Get implements [backend.Backend].
 func (b *Bucket) Get(ctx context.Context, name string, off, n int64, dst []byte) ([]byte, error) {
+	return b.get(ctx, name, "", off, n, dst)
+}
+
+// get reads a version, or without one the newest.
+func (b *Bucket) get(ctx context.Context, name, version string, off, n int64, dst []byte) ([]byte, error) {
 	key, err := b.object(ctx, "get", name)
 	if err != nil {
 		return dst, err
@@ -217,14 +219,14 @@ func (b *Bucket) Get(ctx context.Context, name string, off, n int64, dst []byte)
 	}
 	if n == 0 || off > backend.MaxSize {
 		// There is no such range, in HTTP or in an object.
-		info, err := b.stat(ctx, "get", name)
+		info, err := b.stat(ctx, "get", name, version)
 		if err == nil && (off > info.Size || n > info.Size-off) {
 			err = short(name, off, n, info.Size)
 		}
 		return dst, err
 	}
-	g := &get{b: b, key: key, name: name, off: off, n: n, dst: dst, out: dst}
-	for a := b.attempts(ctx, "get", name); ; {
+	g := &get{b: b, key: key, name: name, version: version, off: off, n: n, dst: dst, out: dst}
+	for a := b.attempts(ctx, "get", name, readNeeds(version)); ; {
 		before := len(g.out)
 		err := g.try(ctx)
 		switch said := new(statement); {
@@ -234,7 +236,7 @@ func (b *Bucket) Get(ctx context.Context, name string, off, n int64, dst []byte)
 			return dst, said.error
 		case errors.Is(err, errRange):
 			// Either too short, or nothing behind its very end.
-			info, err := b.stat(ctx, "get", name)
+			info, err := b.stat(ctx, "get", name, version)
 			switch {
 			case err != nil:
 				return dst, err
@@ -266,6 +268,7 @@ func short(name string, off, n, size int64) error {
 type get struct {
 	b         *Bucket
 	key, name string
+	version   string // "": the newest
 	off, n    int64
 	dst       []byte
 	out       []byte // dst and what has been read so far
@@ -279,7 +282,7 @@ var errRange = errors.New("the store has no such range of the object")
 func (g *get) try(ctx context.Context) error {
 	done := int64(len(g.out) - len(g.dst))
 	from := g.off + done
-	var opts minio.GetObjectOptions
+	opts := minio.GetObjectOptions{VersionID: g.version}
 	switch {
 	case g.n > 0:
 		opts.Set("Range", fmt.Sprintf("bytes=%d-%d", from, g.off+g.n-1))
@@ -299,6 +302,8 @@ func (g *get) try(ctx context.Context) error {
 			err = errRange
 		case api.Code == minio.PreconditionFailed || done > 0 && api.Code == minio.NoSuchKey:
 			err = g.restart(errChanged)
+		case g.version != "" && noVersion(api):
+			err = errNoVersion
 		}
 		return err
 	}
@@ -379,16 +384,24 @@ func contentRange(s string) (first, last, total int64, ok bool) {
 
 // Stat implements [backend.Backend].
 func (b *Bucket) Stat(ctx context.Context, name string) (backend.Info, error) {
-	return b.stat(ctx, "stat", name)
+	return b.stat(ctx, "stat", name, "")
 }
 
-func (b *Bucket) stat(ctx context.Context, op, name string) (backend.Info, error) {
+func readNeeds(version string) string {
+	if version != "" {
+		return "s3:GetObjectVersion"
+	}
+	return "s3:GetObject"
+}
+
+// stat describes a version, or without one the newest.
+func (b *Bucket) stat(ctx context.Context, op, name, version string) (backend.Info, error) {
 	key, err := b.object(ctx, op, name)
 	if err != nil {
 		return backend.Info{}, err
 	}
-	for a := b.attempts(ctx, op, name); ; {
-		info, err := b.core.StatObject(ctx, b.name, key, minio.StatObjectOptions{})
+	for a := b.attempts(ctx, op, name, readNeeds(version)); ; {
+		info, err := b.core.StatObject(ctx, b.name, key, minio.StatObjectOptions{VersionID: version})
 		if err == nil && info.ETag != "" && info.Size >= 0 {
 			return backend.Info{Name: name, Size: info.Size, Modified: info.LastModified}, nil
 		}
@@ -396,7 +409,7 @@ func (b *Bucket) stat(ctx context.Context, op, name string) (backend.Info, error
 		if err == nil || api.Code != "" && !passing(api) || api.StatusCode == 0 && api.Code == minio.InternalError {
 			// The answer to a HEAD has no body, so this may as well be a missing
 			// bucket, or a proxy. That to a GET says which.
-			var probe minio.GetObjectOptions
+			probe := minio.GetObjectOptions{VersionID: version}
 			probe.Set("Range", "bytes=0-0")
 			r, _, _, perr := b.core.GetObject(ctx, b.name, key, probe)
 			if perr == nil {
@@ -404,6 +417,8 @@ func (b *Bucket) stat(ctx context.Context, op, name string) (backend.Info, error
 				err = errors.New("the object came while it was looked for")
 			} else if minio.ToErrorResponse(perr).StatusCode == 416 {
 				err = errors.New("the object came while it was looked for")
+			} else if version != "" && noVersion(minio.ToErrorResponse(perr)) {
+				err = errNoVersion
 			} else {
 				err = perr
 			}
@@ -424,7 +439,7 @@ func (b *Bucket) List(ctx context.Context, prefix string) iter.Seq2[backend.Info
 		}
 		owner := false
 		after := ""
-		for a := b.attempts(ctx, "list", prefix); ; {
+		for a := b.attempts(ctx, "list", prefix, "s3:ListBucket"); ; {
 			var err error
 			for o := range b.core.ListObjectsIter(ctx, b.name, minio.ListObjectsOptions{
 				Prefix: b.prefix + prefix, Recursive: true, StartAfter: after, FetchOwner: &owner,
@@ -457,24 +472,6 @@ func (b *Bucket) List(ctx context.Context, prefix string) iter.Seq2[backend.Info
 				yield(backend.Info{}, err)
 				return
 			}
-		}
-	}
-}
-
-// Delete implements [backend.Backend]. In a bucket with versions, it hides the
-// object.
-func (b *Bucket) Delete(ctx context.Context, name string) error {
-	key, err := b.object(ctx, "delete", name)
-	if err != nil {
-		return err
-	}
-	for a := b.attempts(ctx, "delete", name); ; {
-		err := b.core.RemoveObject(ctx, b.name, key, minio.RemoveObjectOptions{})
-		if err == nil || minio.ToErrorResponse(err).Code == minio.NoSuchKey {
-			return nil
-		}
-		if err := a.again(err); err != nil {
-			return err
 		}
 	}
 }

@@ -13,13 +13,14 @@ type attempts struct {
 	b        *Bucket
 	ctx      context.Context
 	op, name string
-	try      int // from 1
+	needs    string // which permission, for who has it not
+	try      int    // from 1
 	began    time.Time
 	pauses   *backoff.ExponentialBackOff
 }
 
-func (b *Bucket) attempts(ctx context.Context, op, name string) *attempts {
-	return &attempts{b: b, ctx: ctx, op: op, name: name, try: 1}
+func (b *Bucket) attempts(ctx context.Context, op, name, needs string) *attempts {
+	return &attempts{b: b, ctx: ctx, op: op, name: name, needs: needs, try: 1}
 }
 
 func or[T int | time.Duration](v, zero T) T {
@@ -38,7 +39,7 @@ func (a *attempts) again(err error) error {
 	if cerr := a.ctx.Err(); cerr != nil {
 		return fmt.Errorf("backend/s3: %s %s: %w", a.op, a.name, cerr)
 	}
-	f := a.b.explain(a.op, a.name, err)
+	f := a.b.explain(a.op, a.name, a.needs, err)
 	if !f.passing {
 		return f
 	}

@@ -93,7 +93,9 @@ type Bucket struct {
 	own      *http.Transport // nil if it is the caller's
 	reached  atomic.Bool     // something answered at the endpoint
 	insecure bool
-	skew     atomic.Int64 // nanoseconds that the store's clock was ahead when it last refused a request
+	skew     atomic.Int64 // nanoseconds that the store's clock was ahead when it last answered, or up to a second more
+	kept     atomic.Int32 // whether the bucket keeps versions: one of the constants of versions.go
+	locks    atomic.Bool  // the bucket is known to have locks
 }
 
 const (

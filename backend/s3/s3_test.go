@@ -1,8 +1,11 @@
 package s3_test
 
 import (
+	"context"
 	"testing"
 	"time"
+
+	"github.com/minio/minio-go/v7"
 
 	"github.com/varvebackup/varve/backend"
 	"github.com/varvebackup/varve/backend/backendtest"
@@ -30,6 +33,55 @@ func open(t testing.TB, bucket string, o *s3.Options) *s3.Bucket {
 // at are the options for a bucket at an endpoint, with all power.
 func at(srv *miniotest.Server, endpoint string) *s3.Options {
 	return &s3.Options{Endpoint: endpoint, Region: "us-east-1", Insecure: true, Credentials: srv.Credentials()}
+}
+
+// A hiding is a Bucket with the power to put marks, as other programs do.
+type hiding struct {
+	*s3.Bucket
+	srv            *miniotest.Server
+	bucket, prefix string
+}
+
+func (h hiding) Hide(ctx context.Context, name string) error {
+	return h.srv.Client().RemoveObject(ctx, h.bucket, h.prefix+name, minio.RemoveObjectOptions{})
+}
+
+// kinds are buckets with and without versions and locks.
+var kinds = map[string]func(srv *miniotest.Server) (bucket string){
+	"plain":    (*miniotest.Server).Bucket,
+	"versions": versionedBucket,
+	"locks": func(srv *miniotest.Server) string {
+		return srv.BucketWith(minio.MakeBucketOptions{ObjectLocking: true})
+	},
+	"suspended": func(srv *miniotest.Server) string {
+		name := versionedBucket(srv)
+		if err := srv.Client().SuspendVersioning(context.Background(), name); err != nil {
+			panic(err)
+		}
+		return name
+	},
+}
+
+func versionedBucket(srv *miniotest.Server) string {
+	name := srv.Bucket()
+	if err := srv.Client().EnableVersioning(context.Background(), name); err != nil {
+		panic(err)
+	}
+	return name
+}
+
+func TestContractOfKinds(t *testing.T) {
+	srv := miniotest.Start(t)
+	for kind, bucket := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			backendtest.Run(t, func(t *testing.T) backend.Backend {
+				o := at(srv, srv.Endpoint)
+				o.Prefix = "deep/down"
+				name := bucket(srv)
+				return hiding{open(t, name, o), srv, name, "deep/down/"}
+			})
+		})
+	}
 }
 
 func TestContract(t *testing.T) {

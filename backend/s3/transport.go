@@ -67,10 +67,11 @@ func (t *inspector) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	if resp.StatusCode == http.StatusForbidden {
-		if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
-			t.b.skew.Store(int64(time.Until(date)))
-		}
+	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		t.b.skew.Store(int64(time.Until(date)))
+	}
+	if req.Method == http.MethodDelete && resp.Header.Get("X-Amz-Delete-Marker") == "true" && !req.URL.Query().Has("versionId") {
+		t.b.kept.Store(keepsVersions)
 	}
 	if why, err := foreign(req, resp); err != nil {
 		return nil, err
@@ -111,6 +112,18 @@ func foreign(req *http.Request, resp *http.Response) (string, error) {
 		root = "ListBucketResult"
 	case good && query.Has("versions"):
 		root = "ListVersionsResult"
+	case good && query.Has("versioning"):
+		root = "VersioningConfiguration"
+	case good && query.Has("object-lock"):
+		root = "ObjectLockConfiguration"
+	case good && query.Has("retention") && req.Method == http.MethodPut:
+		if resp.ContentLength == 0 {
+			return "", nil
+		}
+	case good && query.Has("retention"):
+		root = "Retention"
+	case good && query.Has("legal-hold"):
+		root = "LegalHold"
 	case good && query.Has("location"):
 		root = "LocationConstraint"
 	case good && req.Method == http.MethodDelete:

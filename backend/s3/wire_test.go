@@ -143,6 +143,10 @@ func TestRequests(t *testing.T) {
 	if err := b.Delete(t.Context(), "x"); err != nil {
 		t.Error(err)
 	}
+	count("first delete", "GET /"+bucket+"/", "DELETE "+key)
+	if err := b.Delete(t.Context(), "x"); err != nil {
+		t.Error(err)
+	}
 	count("delete", "DELETE "+key)
 }
 

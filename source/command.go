@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -55,12 +56,16 @@ type CommandError struct {
 	Name   string // of the program
 	Err    error  // *exec.ExitError, the context's error, or why it could not be started
 	Stderr string // the last 4 KiB of what it wrote to standard error
+	Hint   string // what may help, where that is known
 }
 
 func (e *CommandError) Error() string {
 	s := fmt.Sprintf("source: command %s: %v", e.Name, e.Err)
 	if t := strings.TrimSpace(e.Stderr); t != "" {
 		s += ": " + t
+	}
+	if e.Hint != "" {
+		s += ": " + e.Hint
 	}
 	return s
 }
@@ -126,6 +131,24 @@ func start(ctx context.Context, name string, cmd *exec.Cmd, o *CommandOptions) (
 	r.wg.Go(func() { io.Copy(&r.tail, stderr) })
 	r.wg.Go(r.watch)
 	return r, nil
+}
+
+// endsWithContext marks what needs no help to end a Read once its context is done.
+func (r *run) endsWithContext() {}
+
+// output runs a program to its end and returns what it wrote.
+func output(ctx context.Context, cmd *exec.Cmd, o *CommandOptions) ([]byte, error) {
+	r, err := start(ctx, programName(cmd.Path), cmd, o)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return io.ReadAll(r)
+}
+
+// programName returns the base name of a program, for messages.
+func programName(path string) string {
+	return strings.TrimSuffix(filepath.Base(path), ".exe")
 }
 
 // watch ends the run when its context or Close says so.

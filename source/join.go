@@ -36,7 +36,7 @@ type Join map[string]fs.FS
 func (j Join) Parts() []string {
 	rank := func(name string) int {
 		switch j[name].(type) {
-		case *stream:
+		case *stream, *dumps:
 			return 0
 		case repo.JoinedFS:
 			return 1
@@ -74,7 +74,7 @@ func (j Join) find(op, name string) (joined, error) {
 	case !ok, isFile && below:
 		return joined{}, pathError(op, name, fs.ErrNotExist)
 	case isFile:
-		return joined{&stream{name: key, open: s.open}, key, key}, nil
+		return joined{&stream{name: key, open: s.open, warn: s.warn}, key, key}, nil
 	case !below:
 		path = "."
 	}

@@ -29,12 +29,13 @@ var (
 // The size is unknown, given as 0; the time is zero, that is unknown; the mode is 0600, since a dump holds what the
 // database guards. A name that is no single element of a path makes every use fs.ErrInvalid.
 func Stream(name string, open func(ctx context.Context) (io.ReadCloser, error)) fs.FS {
-	return &stream{name, open}
+	return &stream{name: name, open: open}
 }
 
 type stream struct {
 	name string
 	open func(ctx context.Context) (io.ReadCloser, error)
+	warn func(path, text string) // see Warn; may be nil
 }
 
 func (s *stream) Open(name string) (fs.File, error) { return s.OpenContext(context.Background(), name) }
@@ -57,7 +58,9 @@ func (s *stream) OpenContext(ctx context.Context, name string) (fs.File, error) 
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
-	return newStreamFile(ctx, r, fi), nil
+	f := newStreamFile(ctx, r, fi)
+	f.warn = s.warn
+	return f, nil
 }
 
 func (s *stream) Stat(name string) (fs.FileInfo, error)  { return s.stat("stat", name) }
@@ -83,8 +86,10 @@ func (s *stream) stat(op, name string) (fs.FileInfo, error) {
 	return nil, pathError(op, name, fs.ErrNotExist)
 }
 
-func (s *stream) info() *info {
-	i := &info{name: s.name, mode: 0o600}
+func (s *stream) info() *info { return streamInfo(s.name) }
+
+func streamInfo(name string) *info {
+	i := &info{name: name, mode: 0o600}
 	i.attr.Stream = true
 	return i
 }
@@ -102,6 +107,9 @@ type streamFile struct {
 	r      io.ReadCloser
 	info   fs.FileInfo
 	direct bool // r is read without a goroutine: its Read ends with ctx, or ctx has no end
+
+	warn func(path, text string) // nil once the first bytes were seen
+	head []byte
 
 	buf  []byte // the goroutine's during a read
 	rest []byte // of buf, not returned yet
@@ -121,13 +129,27 @@ type streamRead struct {
 }
 
 func newStreamFile(ctx context.Context, r io.ReadCloser, info fs.FileInfo) *streamFile {
-	_, ends := r.(*run)
+	_, ends := r.(interface{ endsWithContext() })
 	return &streamFile{ctx: ctx, r: r, info: info, direct: ends || ctx.Done() == nil, end: make(chan struct{})}
 }
 
 func (f *streamFile) Stat() (fs.FileInfo, error) { return f.info, nil }
 
 func (f *streamFile) Read(p []byte) (int, error) {
+	n, err := f.read(p)
+	if f.warn != nil {
+		f.head = append(f.head, p[:min(n, headLength)]...)
+		if err != nil || len(f.head) >= headLength {
+			if text := compression(f.head); text != "" {
+				f.warn(f.info.Name(), text)
+			}
+			f.warn, f.head = nil, nil
+		}
+	}
+	return n, err
+}
+
+func (f *streamFile) read(p []byte) (int, error) {
 	if err := f.usable(); err != nil {
 		return 0, err
 	}

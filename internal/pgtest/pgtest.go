@@ -11,12 +11,14 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -26,8 +28,11 @@ type Server struct {
 	// Env is what clients need in their environment, as "KEY=value": where the server is, and its superuser's name.
 	Env []string
 
-	t   testing.TB
-	bin string
+	t    testing.TB
+	bin  string
+	dir  string
+	attr *syscall.SysProcAttr // of its user
+	stop func()               // nil when it does not run
 }
 
 // Installed tells whether there is a server that Start can start.
@@ -67,6 +72,24 @@ func find() (string, error) {
 // postgres or nobody.
 func Start(t testing.TB) *Server {
 	t.Helper()
+	s := prepare(t)
+	s.mustRun("initdb", "-D", s.data(), "-A", "trust", "-U", "varve", "-E", "UTF8", "--locale=C", "--no-sync")
+	s.start()
+	return s
+}
+
+// Standby starts a server that follows s, as a streaming replica.
+func (s *Server) Standby() *Server {
+	s.t.Helper()
+	r := prepare(s.t)
+	r.mustRun("pg_basebackup", "--pgdata="+r.data(), "--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--host="+s.dir, "--username=varve")
+	r.start()
+	return r
+}
+
+// prepare makes the folder of a server.
+func prepare(t testing.TB) *Server {
+	t.Helper()
 	bin, err := find()
 	if err != nil {
 		missing(t, "there is no PostgreSQL: install the package postgresql")
@@ -88,17 +111,30 @@ func Start(t testing.TB) *Server {
 	if err := chown(dir); err != nil {
 		t.Fatal(err)
 	}
-	data := filepath.Join(dir, "data")
-	program := func(name string, args ...string) *exec.Cmd {
-		cmd := exec.Command(filepath.Join(bin, name), args...)
-		cmd.Dir, cmd.SysProcAttr = dir, attr
-		cmd.Env = append(os.Environ(), "LC_ALL=C", "TZ=UTC", "HOME="+dir)
-		return cmd
+	return &Server{Env: []string{"PGHOST=" + dir, "PGPORT=5432", "PGUSER=varve", "PGDATABASE=postgres", "PGTZ=UTC", "PGOPTIONS="}, t: t, bin: bin, dir: dir, attr: attr}
+}
+
+func (s *Server) data() string { return filepath.Join(s.dir, "data") }
+
+// command returns a program that is to run as the server's user.
+func (s *Server) command(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(s.Program(name), args...)
+	cmd.Dir, cmd.SysProcAttr = s.dir, s.attr
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "TZ=UTC", "HOME="+s.dir)
+	return cmd
+}
+
+func (s *Server) mustRun(name string, args ...string) {
+	s.t.Helper()
+	if out, err := s.command(name, args...).CombinedOutput(); err != nil {
+		s.t.Fatalf("%s: %v\n%s", name, err, out)
 	}
-	if out, err := program("initdb", "-D", data, "-A", "trust", "-U", "varve", "-E", "UTF8", "--locale=C", "--no-sync").CombinedOutput(); err != nil {
-		t.Fatalf("initdb: %v\n%s", err, out)
-	}
-	cmd := program("postgres", "-D", data, "-k", dir, "-c", "listen_addresses=", "-c", "fsync=off", "-c", "full_page_writes=off",
+}
+
+func (s *Server) start() {
+	t := s.t
+	t.Helper()
+	cmd := s.command("postgres", "-D", s.data(), "-k", s.dir, "-c", "listen_addresses=", "-c", "fsync=off", "-c", "full_page_writes=off",
 		"-c", "synchronous_commit=off", "-c", "autovacuum=off", "-c", "max_wal_size=8GB", "-c", "shared_buffers=64MB", "-c", "log_checkpoints=off")
 	log := &watcher{seen: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = io.Discard, log, 10*time.Second
@@ -112,7 +148,7 @@ func Start(t testing.TB) *Server {
 	case err := <-ended:
 		t.Fatalf("postgres ended: %v\n%s", err, log)
 	}
-	t.Cleanup(func() {
+	s.stop = func() {
 		// SIGINT: end sessions and stop, at once and in order.
 		if err := cmd.Process.Signal(os.Interrupt); err != nil {
 			t.Errorf("stop postgres: %v", err)
@@ -120,8 +156,48 @@ func Start(t testing.TB) *Server {
 		if err := <-ended; err != nil {
 			t.Errorf("postgres: %v\n%s", err, log)
 		}
-	})
-	return &Server{Env: []string{"PGHOST=" + dir, "PGPORT=5432", "PGUSER=varve", "PGDATABASE=postgres", "PGTZ=UTC", "PGOPTIONS="}, t: t, bin: bin}
+		s.stop = nil
+	}
+	t.Cleanup(s.Stop)
+}
+
+// Stop stops the server, if it runs, before the test ends.
+func (s *Server) Stop() {
+	s.t.Helper()
+	if s.stop != nil {
+		s.stop()
+	}
+}
+
+// URL returns what source.Postgres takes for a database, as the superuser.
+func (s *Server) URL(db string) string { return s.URLAs("varve", db) }
+
+// URLAs is URL for another user, maybe with a password: "clerk:secret".
+func (s *Server) URLAs(user, db string) string {
+	return "postgres://" + user + "@" + url.QueryEscape(s.dir) + "/" + url.PathEscape(db)
+}
+
+// AskPassword makes the server ask a user for the password from now on. All others are trusted.
+func (s *Server) AskPassword(user string) {
+	s.t.Helper()
+	path := filepath.Join(s.data(), "pg_hba.conf")
+	old, err := os.ReadFile(path)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, slices.Concat([]byte("local all "+user+" scram-sha-256\n"), old), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	s.Query("postgres", "select pg_reload_conf()")
+	for range 200 {
+		cmd := exec.Command(s.Program("psql"), "--no-psqlrc", "--no-password", "--dbname="+s.URLAs(user, "postgres"), "--command=select 1")
+		cmd.Env = append(os.Environ(), "PGPASSWORD=", "PGPASSFILE="+os.DevNull)
+		if out, err := cmd.CombinedOutput(); err != nil && bytes.Contains(out, []byte("password")) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	s.t.Fatalf("%s still needs no password", user)
 }
 
 func missing(t testing.TB, why string) {
@@ -163,7 +239,7 @@ func (s *Server) Query(db, sql string) string {
 // Create makes an empty database.
 func (s *Server) Create(db string) {
 	s.t.Helper()
-	s.Query("postgres", fmt.Sprintf("create database %q template template0", db))
+	s.Query("postgres", `create database "`+strings.ReplaceAll(db, `"`, `""`)+`" template template0`)
 }
 
 // Load makes a database from a dump.
@@ -201,7 +277,7 @@ func (w *watcher) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.text = append(w.text, p...)
-	if !w.done && bytes.Contains(w.text, []byte("ready to accept connections")) {
+	if !w.done && bytes.Contains(w.text, []byte("ready to accept")) {
 		w.done = true
 		close(w.seen)
 	}

@@ -64,8 +64,13 @@ const (
 // newSession returns a fresh session id for a series.
 func newSession(keys *crypt.Keys, series string, now time.Time) string {
 	sid := keys.SeriesID(series)
+	return sessionID(now, hex.EncodeToString(sid[:]))
+}
+
+// sessionID returns a fresh session id; series is 16 hex digits.
+func sessionID(now time.Time, series string) string {
 	t := strings.Replace(now.UTC().Format(sessionTime), ".", "", 1)
-	return t + "-" + randomHex(8) + "-" + hex.EncodeToString(sid[:])
+	return t + "-" + randomHex(8) + "-" + series
 }
 
 func randomHex(n int) string {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"strconv"
 	"sync"
 	"time"
@@ -21,27 +22,20 @@ import (
 //
 // The order is the protocol (docs/DESIGN.md): marker, then gc/, then index/, then packs, then the segments that name them, then the manifest, then the end.
 type session struct {
+	*marker
 	repo  *Repo
-	id    string
 	begun time.Time
 	view  *view
-
-	stop    context.CancelFunc // of the renewals
-	renewed sync.WaitGroup
 }
 
 // begin puts the marker and reads what is there.
 func (r *Repo) begin(ctx context.Context, series string) (*session, error) {
 	now := time.Now()
-	s := &session{repo: r, id: newSession(r.keys, series, now), begun: now}
-	rctx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	s.stop = stop
-	// From here on the session may be seen, also when the store says that its marker failed: it needs its end.
-	if err := s.mark(ctx, markerName(s.id)); err != nil {
-		s.end(ctx, false)
-		return nil, fmt.Errorf("begin a session: %w", err)
+	m, err := beginMarker(ctx, r.backend, newSession(r.keys, series, now), r.opts.Logger)
+	if err != nil {
+		return nil, err
 	}
-	s.renewed.Go(func() { s.renew(rctx) })
+	s := &session{marker: m, repo: r, begun: now}
 	view, err := r.loadView(ctx)
 	if err != nil {
 		s.end(ctx, false)
@@ -51,12 +45,35 @@ func (r *Repo) begin(ctx context.Context, series string) (*session, error) {
 	return s, nil
 }
 
-func (s *session) mark(ctx context.Context, name string) error {
-	return putOnce(ctx, s.repo.backend, name, crypt.AppendHash([]byte("varve session\n"+name+"\n")))
+// A marker is what maintenance sees of a session: that it began, that it is alive, and that it is over.
+type marker struct {
+	backend backend.Backend
+	id      string
+	log     *slog.Logger
+
+	stop    context.CancelFunc // of the renewals
+	renewed sync.WaitGroup
+}
+
+// beginMarker puts the marker of a session and renews it until its end.
+func beginMarker(ctx context.Context, b backend.Backend, id string, log *slog.Logger) (*marker, error) {
+	rctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	m := &marker{backend: b, id: id, log: log, stop: stop}
+	// From here on the session may be seen, also when the store says that its marker failed: it needs its end.
+	if err := m.mark(ctx, markerName(id)); err != nil {
+		m.end(ctx, false)
+		return nil, fmt.Errorf("begin a session: %w", err)
+	}
+	m.renewed.Go(func() { m.renew(rctx) })
+	return m, nil
+}
+
+func (m *marker) mark(ctx context.Context, name string) error {
+	return putOnce(ctx, m.backend, name, crypt.AppendHash([]byte("varve session\n"+name+"\n")))
 }
 
 // renew puts a renewal each hour until ctx is done. One that fails is tried again soon; should none succeed for two days, maintenance may put a void, and then the commit finds it.
-func (s *session) renew(ctx context.Context) {
+func (m *marker) renew(ctx context.Context) {
 	wait := times.renew
 	for n := 1; ; {
 		select {
@@ -64,15 +81,31 @@ func (s *session) renew(ctx context.Context) {
 			return
 		case <-time.After(wait):
 		}
-		if err := s.mark(ctx, markerName(s.id)+"."+strconv.Itoa(n)); err != nil {
+		if err := m.mark(ctx, markerName(m.id)+"."+strconv.Itoa(n)); err != nil {
 			if ctx.Err() == nil {
-				s.repo.opts.Logger.Warn("a session's marker could not be renewed, it is tried again", "session", s.id, "error", err)
+				m.log.Warn("a session's marker could not be renewed, it is tried again", "session", m.id, "error", err)
 			}
 			wait = times.renew / 12
 			continue
 		}
 		n++
 		wait = times.renew
+	}
+}
+
+// end puts the session's end and waits for its renewals. It does so after a failure too, and when ctx is cancelled: nobody has to wait for this session. That it fails harms nothing.
+func (m *marker) end(ctx context.Context, committed bool) {
+	m.stop()
+	m.renewed.Wait()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), times.grace)
+	defer cancel()
+	name, outcome := markerName(m.id)+endSuffix, "failed"
+	if committed {
+		outcome = "committed"
+	}
+	object := crypt.AppendHash([]byte("varve end\n" + name + "\n" + outcome + "\n"))
+	if err := putOnce(ctx, m.backend, name, object); err != nil {
+		m.log.Warn("a session's end could not be put: maintenance will wait for it for two days", "session", m.id, "error", err)
 	}
 }
 
@@ -133,20 +166,4 @@ func (s *session) commit(ctx context.Context, snap *Snapshot) (int64, error) {
 		return 0, perr
 	}
 	return 0, fmt.Errorf("%w (%s): %w", ErrUncertain, s.id, errors.Join(perr, gerr))
-}
-
-// end puts the session's end and waits for its renewals. It does so after a failure too, and when ctx is cancelled: nobody has to wait for this session. That it fails harms nothing.
-func (s *session) end(ctx context.Context, committed bool) {
-	s.stop()
-	s.renewed.Wait()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), times.grace)
-	defer cancel()
-	name, outcome := markerName(s.id)+endSuffix, "failed"
-	if committed {
-		outcome = "committed"
-	}
-	object := crypt.AppendHash([]byte("varve end\n" + name + "\n" + outcome + "\n"))
-	if err := putOnce(ctx, s.repo.backend, name, object); err != nil {
-		s.repo.opts.Logger.Warn("a session's end could not be put: maintenance will wait for it for two days", "session", s.id, "error", err)
-	}
 }

@@ -1,0 +1,24 @@
+package repo
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/varvebackup/varve/backend"
+)
+
+// Heal repairs the repository in dst with what a replica of it in src has: it reads every object of dst, and fetches those that are not what their name promises, and those that
+// are missing; with Quick, only what is missing or of another size. It alone overwrites objects. Markers of sessions and the records of collections are left as they are.
+//
+// It needs no keys, and an object that does not match its name never travels. What dst had deleted on purpose and src still has comes back: garbage, which the
+// next collection removes again, forgotten snapshots, which stay forgotten, and slots that were removed: remove those again. Backups may run meanwhile.
+//
+// ErrNoRepository: src or dst holds none; an empty dst is for Replicate. ErrExists: dst is another repository, and is as it was. The error wraps a *DamageError when an object
+// of dst or src stays damaged; all else was done then. The report is never nil, and says after any error what was done; calling Heal again goes on.
+func Heal(ctx context.Context, dst, src backend.Backend, o *CopyOptions) (*CopyReport, error) {
+	rep, err := runCopy(ctx, dst, src, o, true)
+	if err != nil {
+		return rep, fmt.Errorf("heal: %w", err)
+	}
+	return rep, nil
+}

@@ -1,0 +1,359 @@
+package repo
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"slices"
+	"strings"
+
+	"github.com/varvebackup/varve/backend"
+	"github.com/varvebackup/varve/crypt"
+)
+
+// Replicate brings to dst all objects of the repository in src that dst lacks: dst, which is empty or an earlier replica, becomes a repository that the same secrets open. It
+// needs no keys, deletes nothing and overwrites nothing, so it can run at dst's side, with credentials that only read src. Backups and maintenance may run at src meanwhile: any
+// snapshot that dst lists can be restored from it at any time, also if Replicate was killed. Calling it again copies the rest. No collection may run at dst itself.
+//
+// What is copied was verified by its name. An object that is damaged at src stays where it is, and an older version of it that is whole is copied instead, where src keeps
+// versions; otherwise the error wraps a *DamageError in the end, when all else was copied, and the report names it. So it does for an object that is there in another size: Heal
+// repairs dst then. The report is never nil, and says after any error what was done.
+//
+// ErrNoRepository: src holds none. ErrExists: dst holds something else, and is as it was. What src deleted (slots that were removed, say) stays at dst.
+func Replicate(ctx context.Context, dst, src backend.Backend, o *CopyOptions) (*CopyReport, error) {
+	rep, err := runCopy(ctx, dst, src, o, false)
+	if err != nil {
+		return rep, fmt.Errorf("replicate: %w", err)
+	}
+	return rep, nil
+}
+
+// round lists the source and copies all that the destination lacks. errVanished: a collection went on at the source meanwhile, and what took the place of what it
+// removed is in lists that are taken afresh.
+//
+// Lists are taken in the order snapshots, index, packs, gc, forgotten; what they name is put in the order packs, forgotten, gc, index, snapshots, each kind when all of the
+// kind before it is there. Why that is right, wherever it is cut off:
+//
+// (1) A snapshot at the destination can be restored there. It was there when the round began and is read at its end, so for collections it was a root all the while. What it
+// needs was in packs that segments named before it was put. A pack is deleted behind a verdict, and none was given between the round's begin and the list of gc/, else
+// the round starts over: so each pack that it needed at the begin was there while packs/ was listed, and all that were listed are at the destination, for one
+// that is gone when its turn comes starts the round over. Likewise a segment. One that a collection was just replacing may be missed in a list, and the new one too, but
+// then a list that begins later has the new one: index/ is listed twice. (Should it be replaced twice within the two, readers find the packs without it, and the next
+// run brings it.) Objects that were at the destination before stay there, with all that they needed then.
+//
+// (2) A session at the destination may believe what it reads there: gc/, then index/. A segment names packs that were put before it. One of them that packs/ did not list any
+// more was freed by a verdict before that; so the list of gc/, which is taken afterwards, has the verdict, and it is put before the segment is. This is for segments that a
+// sleeper puts late: they name what is dead for ever. Candidates are only more reason to store a blob again. A done counts only behind its
+// verdict, so the three kinds of records follow each other.
+//
+// (3) Whoever frees packs at the destination because a verdict names them breaks no snapshot that is listed there: a verdict may rest on forgotten/ records, all of which were put
+// before it, so the list of forgotten/ is taken after that of gc/ and put before it. The manifest is at the destination still, and counts for nothing.
+//
+// (4) What is damaged at the source is not at the destination: nobody is worse off there than at the source.
+func (c *copier) round(ctx context.Context) error {
+	// The config claims the place, and slots let people in.
+	for _, prefix := range []string{configPrefix, keysPrefix} {
+		infos, err := c.listed(ctx, prefix)
+		if err != nil {
+			return err
+		}
+		slices.SortFunc(infos, func(a, b backend.Info) int { return strings.Compare(a.Name, b.Name) })
+		if err := c.copyList(ctx, infos); err != nil {
+			return err
+		}
+	}
+	before, err := c.collections(ctx)
+	if err != nil {
+		return err
+	}
+	snapshots, err := c.listed(ctx, snapshotsPrefix)
+	if err != nil {
+		return err
+	}
+	var segments []backend.Info // may name one twice
+	for range 2 {
+		again, err := c.listed(ctx, indexPrefix)
+		if err != nil {
+			return err
+		}
+		segments = append(segments, again...)
+	}
+	slices.SortFunc(segments, func(a, b backend.Info) int { return strings.Compare(a.Name, b.Name) })
+	segments = slices.CompactFunc(segments, func(a, b backend.Info) bool { return a.Name == b.Name })
+	if err := c.copyPrefix(ctx, packsPrefix); err != nil {
+		return err
+	}
+	gc, err := c.collections(ctx)
+	if err != nil {
+		return err
+	}
+	for _, verdict := range gc[1] {
+		if !slices.ContainsFunc(before[1], func(b backend.Info) bool { return b.Name == verdict.Name }) {
+			c.vanished = fmt.Errorf("what %s names", verdict.Name)
+			return errVanished
+		}
+	}
+	if c.heal {
+		gc = [3][]backend.Info{} // a repository's own
+	}
+	forgotten, err := c.listed(ctx, forgottenPrefix)
+	if err != nil {
+		return err
+	}
+	for _, infos := range [][]backend.Info{forgotten, gc[0], gc[1], gc[2], segments, snapshots} {
+		if err := c.copyList(ctx, infos); err != nil {
+			return err
+		}
+	}
+	if c.heal && !c.opts.Quick {
+		return c.rest(ctx)
+	}
+	return nil
+}
+
+// collections lists candidates, verdicts and dones. A listing that was overtaken by a collection may have a later record and not an earlier one: that one is asked for by its name.
+func (c *copier) collections(ctx context.Context) (gc [3][]backend.Info, err error) {
+	listed, last := map[string]backend.Info{}, 0
+	for info, err := range c.src.List(ctx, gcPrefix) {
+		if err != nil {
+			return gc, atSource(err)
+		}
+		if _, n, ok := gcKind(info.Name); ok {
+			listed[info.Name], last = info, max(last, n)
+		}
+	}
+	for n := 1; n <= last; n++ {
+		for i, name := range []string{gcName(n), gcName(n) + freeSuffix, gcName(n) + doneSuffix} {
+			info, ok := listed[name]
+			if !ok {
+				if info, err = c.src.Stat(ctx, name); errors.Is(err, fs.ErrNotExist) {
+					continue
+				} else if err != nil {
+					return gc, atSource(err)
+				}
+			}
+			gc[i] = append(gc[i], info)
+		}
+	}
+	return gc, nil
+}
+
+// sameRepository returns nil if src holds a repository and dst the same one; for Replicate, also if dst is empty.
+func sameRepository(ctx context.Context, dst, src backend.Backend, heal bool) error {
+	from, err := takeStock(ctx, src)
+	if err != nil {
+		return atSource(err)
+	}
+	if !from.repository() {
+		return fmt.Errorf("source: %w%s", ErrNoRepository, from.instead())
+	}
+	to, err := takeStock(ctx, dst)
+	if err != nil {
+		return atDestination(err)
+	}
+	switch {
+	case to.repository():
+	case to.alien != "" && heal:
+		return fmt.Errorf("destination: %w%s", ErrNoRepository, to.instead())
+	case to.alien != "":
+		return fmt.Errorf("destination: %w: %s", ErrExists, to.alien)
+	case heal && len(to.slots) == 0:
+		return fmt.Errorf("destination: %w: it is empty, which is for Replicate to fill", ErrNoRepository)
+	case !heal:
+		return nil
+	}
+	// The first of the configs that is whole on both sides decides.
+	for _, name := range from.configs {
+		if !slices.Contains(to.configs, name) {
+			continue
+		}
+		a, err := whole(ctx, src, name)
+		if err != nil {
+			return atSource(err)
+		}
+		b, err := whole(ctx, dst, name)
+		if err != nil {
+			return atDestination(err)
+		}
+		if a != nil && b != nil && string(a) == string(b) {
+			return nil
+		} else if a != nil && b != nil {
+			return fmt.Errorf("destination: %w: another repository (its %s is another one)", ErrExists, name)
+		}
+	}
+	// Slots say whose they are. A Create that lost a race may have left one of another repository, so it takes one in common.
+	a, err := owners(ctx, src, from.slots)
+	if err != nil {
+		return atSource(err)
+	}
+	b, err := owners(ctx, dst, to.slots)
+	if err != nil {
+		return atDestination(err)
+	}
+	for id := range a {
+		if b[id] {
+			return nil
+		}
+	}
+	if len(a) > 0 && len(b) > 0 {
+		return fmt.Errorf("destination: %w: another repository (its slots are another one's)", ErrExists)
+	}
+	// Random ids, and hashes of what is sealed with random keys, are the same in no two repositories.
+	for _, prefix := range []string{snapshotsPrefix, indexPrefix, packsPrefix} {
+		names := map[string]bool{}
+		for info, err := range dst.List(ctx, prefix) {
+			if err != nil {
+				return atDestination(err)
+			}
+			if prefixOf(info.Name) != "" {
+				names[info.Name] = true
+			}
+		}
+		for info, err := range src.List(ctx, prefix) {
+			if err != nil {
+				return atSource(err)
+			}
+			if names[info.Name] {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("destination: %w: nothing there tells that it is the same repository (%s)", ErrExists, to.first())
+}
+
+// A stock is what tells whether a backend holds a repository, and which.
+type stock struct {
+	configs, slots []string // names; configs in order of their numbers
+	data           string   // some other object of a repository, "" if there is none; only if there is no config
+	alien          string   // something else, likewise
+}
+
+func (s *stock) repository() bool { return len(s.configs) > 0 || s.data != "" }
+
+func (s *stock) first() string { return slices.Concat(s.configs, s.slots, []string{s.data})[0] }
+
+func (s *stock) instead() string {
+	switch {
+	case s.alien != "":
+		return fmt.Sprintf(": what is there is something else (%s)", s.alien)
+	case len(s.slots) > 0:
+		return ": what is there was left by making one that did not come to its end"
+	}
+	return ""
+}
+
+func takeStock(ctx context.Context, b backend.Backend) (*stock, error) {
+	s := &stock{}
+	for _, prefix := range []string{configPrefix, keysPrefix} {
+		names, err := listNames(ctx, b, prefix)
+		if err != nil {
+			return nil, err
+		}
+		names = slices.DeleteFunc(names, func(name string) bool { return prefixOf(name) == "" })
+		if prefix == configPrefix {
+			s.configs = names
+		} else {
+			s.slots = names
+		}
+	}
+	n := func(name string) int {
+		n, _ := number(strings.TrimPrefix(name, configPrefix))
+		return n
+	}
+	slices.SortFunc(s.configs, func(a, b string) int { return n(a) - n(b) })
+	if len(s.configs) > 0 {
+		return s, nil
+	}
+	for _, prefix := range []string{snapshotsPrefix, indexPrefix, packsPrefix, gcPrefix, forgottenPrefix, ""} {
+		for info, err := range b.List(ctx, prefix) {
+			if err != nil {
+				return nil, err
+			}
+			switch prefixOf(info.Name) {
+			case sessionsPrefix, keysPrefix: // also of one that was never finished
+			case "":
+				s.alien = cmp.Or(s.alien, info.Name)
+			default:
+				s.data = info.Name
+				return s, nil
+			}
+			if prefix == "" && s.alien != "" {
+				return s, nil
+			}
+		}
+	}
+	return s, nil
+}
+
+// whole returns an object if it is there and what its name promises.
+func whole(ctx context.Context, b backend.Backend, name string) ([]byte, error) {
+	object, err := b.Get(ctx, name, 0, -1, nil)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), unreadable(err):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case crypt.Verify(name, object) != nil:
+		return nil, nil
+	}
+	return object, nil
+}
+
+// owners returns the ids of the repositories that slots say they are of.
+func owners(ctx context.Context, b backend.Backend, slots []string) (map[[16]byte]bool, error) {
+	ids := map[[16]byte]bool{}
+	for _, name := range slots[:min(len(slots), maxSlots)] {
+		object, err := whole(ctx, b, name)
+		if err != nil {
+			return nil, err
+		}
+		if object == nil {
+			continue
+		}
+		if s, err := crypt.ParseSlot(name, object); err == nil {
+			ids[s.Repository] = true
+		}
+	}
+	return ids, nil
+}
+
+// rest verifies what the destination has and the source has not.
+func (c *copier) rest(ctx context.Context) error {
+	return c.each(ctx, func(context.Context) iter.Seq2[backend.Info, error] {
+		var infos []backend.Info
+		for id, h := range c.packs {
+			if !h.settled {
+				infos = append(infos, backend.Info{Name: packName(id), Size: int64(h.size)})
+			}
+		}
+		for name, h := range c.others {
+			if !h.settled {
+				infos = append(infos, backend.Info{Name: name, Size: int64(h.size)})
+			}
+		}
+		return func(yield func(backend.Info, error) bool) {
+			for _, info := range infos {
+				if !yield(info, nil) {
+					return
+				}
+			}
+		}
+	}, func(ctx context.Context, info backend.Info) error {
+		why, err := c.inspect(ctx, info.Name)
+		if err != nil {
+			return err
+		}
+		c.settle(info.Name, func(r *CopyReport) {
+			switch {
+			case why == nil:
+				r.Present++
+			case !errors.Is(why, fs.ErrNotExist):
+				note(&r.Destination, &r.DestinationMore, info.Name, fmt.Errorf("%w, and the source has none", why))
+			}
+		})
+		return nil
+	})
+}

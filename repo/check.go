@@ -46,6 +46,7 @@ type Finding struct {
 	Paths     []string // "<snapshot id>:<path>" of what cannot be restored, sorted, at most 1,000; a folder stands for all in it
 	More      int      // paths beyond those
 	Harmless  bool     // nothing that anyone needs: junk, markers, or what only forgotten or unfinished things used
+	Elsewhere bool     // the store has an older version that is whole, so this hurts nothing yet; Heal puts that back, see backend.AsOf
 }
 
 // CheckReport is the result of a check.
@@ -107,7 +108,7 @@ func (r *Repo) Check(ctx context.Context, o *CheckOptions) (*CheckReport, error)
 	c.repo.own = c.repo
 	c.repo.opts.Cache = ""
 	own.mended = func(name string, why error) {
-		c.find(name, fmt.Errorf("its newest version is not what was put, an older one is: %w", why))
+		c.find(name, fmt.Errorf("its newest version is not what was put, an older one is: %w", why)).Elsewhere = true
 	}
 	rep, err := c.run(ctx)
 	if err != nil {
@@ -478,7 +479,7 @@ func (c *checker) small(ctx context.Context, names []string) error {
 	}
 	// What is wrong in the place of a commit hurts that snapshot.
 	for name, f := range c.hurt {
-		if strings.HasPrefix(name, snapshotsPrefix) && !f.Harmless {
+		if strings.HasPrefix(name, snapshotsPrefix) && !f.Harmless && !f.Elsewhere {
 			if session := sessionOf(name); forgotten[session] {
 				f.Harmless = true
 			} else {
@@ -553,6 +554,7 @@ func (c *checker) stored(ctx context.Context) error {
 			continue
 		case p.State == index.Freed:
 		case c.elsewhere(ctx, name):
+			c.packs[p.ID] = backend.Info{Name: name, Size: int64(p.Size), Modified: info.Modified}
 			continue
 		case !ok:
 			c.find(name, fs.ErrNotExist)

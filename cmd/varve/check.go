@@ -36,6 +36,7 @@ type findingJSON struct {
 	Object    string   `json:"object"`
 	Error     string   `json:"error"`
 	Harmless  bool     `json:"harmless"`
+	Elsewhere bool     `json:"elsewhere"`
 	Snapshots []string `json:"snapshots"`
 	Paths     []string `json:"paths"`
 	MorePaths int      `json:"more_paths"`
@@ -55,11 +56,12 @@ paths in them that cannot be restored. The exit status is 1 if something is
 hurt.
 
 JSON: {sound, snapshots, segments, packs, blobs, packs_read, bytes_read,
-seconds, findings: [{object, error, harmless, snapshots, paths, more_paths}],
-lock}.
+seconds, findings: [{object, error, harmless, elsewhere, snapshots, paths,
+more_paths}], lock}.
 snapshots of a finding are ids; its paths are "ID:PATH", at most 1,000, and
 more_paths is the number of others. A harmless one, such as a second copy that
-is damaged, hurts nothing. lock is {objects, unlocked, until, first}: how many
+is damaged, hurts nothing. elsewhere: the store has an older version that is
+whole. lock is {objects, unlocked, until, first}: how many
 objects the newest snapshots need, how many of these can be deleted now, and when
 the first of them can be (null: now); null if the repository locks nothing.`,
 		Args:              arguments(0, 0),
@@ -123,7 +125,7 @@ func (a *app) reportCheck(r *repo.CheckReport, data bool, took time.Duration) er
 	doc := checkJSON{Sound: r.Sound(), Snapshots: r.Snapshots, Segments: r.Segments, Packs: r.Packs, Blobs: r.Blobs, PacksRead: r.PacksRead, BytesRead: r.BytesRead,
 		Seconds: took.Seconds(), Findings: []findingJSON{}}
 	for _, f := range r.Findings {
-		doc.Findings = append(doc.Findings, findingJSON{f.Object, f.Err.Error(), f.Harmless, append([]string{}, f.Snapshots...), append([]string{}, f.Paths...), f.More})
+		doc.Findings = append(doc.Findings, findingJSON{f.Object, f.Err.Error(), f.Harmless, f.Elsewhere, append([]string{}, f.Snapshots...), append([]string{}, f.Paths...), f.More})
 	}
 	if l := r.Lock; l != nil {
 		doc.Lock = &lockedJSON{Objects: l.Objects, Unlocked: l.Unlocked, First: l.First}

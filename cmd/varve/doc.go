@@ -25,7 +25,7 @@
 //	restore      {snapshot, files, folders, others, kept, bytes, bytes_fetched, seconds, failed: [{path, error}], more_failed}
 //	diff         {changes: [{path, change, before: ENTRY, after: ENTRY}]}
 //	check        {sound, snapshots, segments, packs, blobs, packs_read, bytes_read, seconds,
-//	              findings: [{object, error, harmless, snapshots, paths, more_paths}],
+//	              findings: [{object, error, harmless, elsewhere, snapshots, paths, more_paths}],
 //	              lock: {objects, unlocked, until, first}}
 //	lock, lock set  {mode, seconds}
 //	lock extend  {objects, unlocked, due, until, first, deleted: [NAME], dry_run}

@@ -21,6 +21,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/varvebackup/varve/internal/nobody"
 )
 
 // Server is a running PostgreSQL. Its methods are for the goroutine of the test, and fail it.
@@ -94,7 +96,7 @@ func prepare(t testing.TB) *Server {
 	if err != nil {
 		missing(t, "there is no PostgreSQL: install the package postgresql")
 	}
-	attr, chown, err := unprivileged()
+	attr, chown, err := nobody.Attr("postgres")
 	if err != nil {
 		missing(t, err.Error())
 	}

@@ -1,21 +1,23 @@
 //go:build unix
 
-package pgtest
+// Package nobody lets root run the servers of tests that refuse to run as root.
+package nobody
 
 import (
-	"errors"
+	"fmt"
 	"os"
 	"os/user"
 	"strconv"
 	"syscall"
 )
 
-// unprivileged returns how to start a program that refuses to run as root, and what gives a folder to it.
-func unprivileged() (*syscall.SysProcAttr, func(dir string) error, error) {
+// Attr returns how to start a program that refuses to run as root, and what gives a folder to it: as the first of these users that there is, or as nobody. Who is
+// not root stays who they are.
+func Attr(users ...string) (*syscall.SysProcAttr, func(dir string) error, error) {
 	if os.Geteuid() != 0 {
 		return nil, func(string) error { return nil }, nil
 	}
-	for _, name := range []string{"postgres", "nobody"} {
+	for _, name := range append(users, "nobody") {
 		u, err := user.Lookup(name)
 		if err != nil {
 			continue
@@ -31,5 +33,5 @@ func unprivileged() (*syscall.SysProcAttr, func(dir string) error, error) {
 		attr := &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
 		return attr, func(dir string) error { return os.Chown(dir, int(uid), int(gid)) }, nil
 	}
-	return nil, nil, errors.New("root may not run PostgreSQL, and there is no user postgres or nobody")
+	return nil, nil, fmt.Errorf("root may not run such a server, and there is no user %q or nobody", users)
 }

@@ -73,6 +73,8 @@ func (c *copier) round(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// Parents first, as a rule.
+	slices.SortFunc(snapshots, func(a, b backend.Info) int { return strings.Compare(sessionOf(a.Name), sessionOf(b.Name)) })
 	var segments []backend.Info // may name one twice
 	for range 2 {
 		again, err := c.listed(ctx, indexPrefix)
@@ -202,7 +204,7 @@ func sameRepository(ctx context.Context, dst, src backend.Backend, heal bool) er
 		return fmt.Errorf("destination: %w: another repository (its slots are another one's)", ErrExists)
 	}
 	// Random ids, and hashes of what is sealed with random keys, are the same in no two repositories.
-	for _, prefix := range []string{snapshotsPrefix, indexPrefix, packsPrefix} {
+	for _, prefix := range []string{snapshotsPrefix, forgottenPrefix, indexPrefix, packsPrefix} {
 		names := map[string]bool{}
 		for info, err := range dst.List(ctx, prefix) {
 			if err != nil {

@@ -34,7 +34,8 @@ func InCluster(t *testing.T, test func(t *testing.T, c *Cluster)) {
 		t.Fatal(err)
 	}
 	c := &Cluster{Access: Access{AccessKey: "varve-test", SecretKey: "varve-test-secret", t: t}}
-	t.Cleanup(func() { // before the folders are removed
+	dir := t.TempDir()
+	t.Cleanup(func() { // before the folder is removed
 		for i, n := range c.nodes {
 			n.Kill()
 			if t.Failed() {
@@ -42,7 +43,6 @@ func InCluster(t *testing.T, test func(t *testing.T, c *Cluster)) {
 			}
 		}
 	})
-	dir := t.TempDir()
 	var drives []string
 	for i := range nodes {
 		// A port of its own: by the address alone each would take all for itself, as all are this machine's.

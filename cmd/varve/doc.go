@@ -4,6 +4,7 @@
 //	varve init                                varve backup SERIES [AS=]SOURCE...
 //	varve snapshots [SERIES]                  varve ls SNAP[:PATH]      varve cat SNAP:PATH
 //	varve restore SNAP[:PATH] DIR             varve diff SNAP SNAP      varve check [--read-data[=n/N]]
+//	varve replicate --to|--from URL           varve heal --from URL [--quick]
 //	varve lock [set|extend]                   varve key list|add|remove      varve version
 //
 // # Exit status
@@ -27,6 +28,8 @@
 //	check        {sound, snapshots, segments, packs, blobs, packs_read, bytes_read, seconds,
 //	              findings: [{object, error, harmless, elsewhere, snapshots, paths, more_paths}],
 //	              lock: {objects, unlocked, until, first}}
+//	replicate, heal  {complete, copied, repaired, present, bytes, bytes_checked, seconds,
+//	              damaged: [{side, object, error}], more_damaged}
 //	lock, lock set  {mode, seconds}
 //	lock extend  {objects, unlocked, due, until, first, deleted: [NAME], dry_run}
 //	key list     {slots: [SLOT]}

@@ -24,6 +24,7 @@ const (
 	stepSource                   // look at what is to be backed up
 	stepSecret                   // read the file of a secret
 	stepSlot                     // find a slot
+	stepReplica                  // open the other store of replicate or heal
 )
 
 type stepError struct {
@@ -126,6 +127,8 @@ func missing(s *stepError) string {
 		return fmt.Sprintf("there is no source %s, so nothing was backed up: check its path", s.what)
 	case stepSecret:
 		return fmt.Sprintf("there is no file %s to read the secret from: check its path", s.what)
+	case stepReplica:
+		return fmt.Sprintf("there is no folder %s: correct --from or --to, or mount the disk", s.what)
 	case stepSlot:
 		return fmt.Sprintf("there is no slot %q: \"varve key list\" lists those that there are", s.what)
 	}

@@ -1,7 +1,6 @@
 package source
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -170,15 +169,14 @@ func dumpName(db, suffix string, reserved ...string) string {
 // A dump is the output of a dump program.
 type dump struct {
 	*run
-	hint   func(*CommandError) // completes an error; may be nil
-	end    string              // what a complete dump has near its end; "" if the exit status alone tells
-	close  func()              // called by the first Close; may be nil
-	last   [dumpEnd]byte       // the last bytes, in a circle
-	length int64               // how many there were
-	err    error               // what Read goes on to return
+	hint     func(*CommandError)    // completes an error; may be nil
+	complete func(last []byte) bool // whether a dump with this end is whole; nil: the exit status tells
+	close    func()                 // called by the first Close; may be nil
+	last     []byte                 // the last bytes, dumpEnd of them if there are as many, if complete needs them
+	err      error                  // what Read goes on to return
 }
 
-// dumpEnd is how near the end of a dump its last words must be.
+// dumpEnd is how much of its end tells whether a dump is whole.
 const dumpEnd = 128
 
 func (d *dump) Read(p []byte) (int, error) {
@@ -186,20 +184,15 @@ func (d *dump) Read(p []byte) (int, error) {
 		return 0, d.err
 	}
 	n, err := d.run.Read(p)
-	if d.end != "" {
-		for _, c := range p[max(0, n-dumpEnd):n] {
-			d.last[d.length%dumpEnd] = c
-			d.length++
-		}
+	if d.complete != nil {
+		d.last = append(d.last, p[max(0, n-dumpEnd):n]...)
+		d.last = append(d.last[:0], d.last[max(0, len(d.last)-dumpEnd):]...)
 	}
 	if err == nil {
 		return n, nil
 	}
-	if err == io.EOF && d.end != "" {
-		at := d.length % dumpEnd
-		if !bytes.Contains(append(d.last[at:dumpEnd:dumpEnd], d.last[:at]...), []byte(d.end)) {
-			err = &CommandError{Name: d.name, Err: io.ErrUnexpectedEOF, Stderr: d.tail.String(), Hint: fmt.Sprintf("the dump does not end in %q", d.end)}
-		}
+	if err == io.EOF && d.complete != nil && !d.complete(d.last) {
+		err = &CommandError{Name: d.name, Err: fmt.Errorf("the dump was cut short: %w", io.ErrUnexpectedEOF), Stderr: d.tail.String()}
 	} else if ce, ok := err.(*CommandError); ok && d.hint != nil {
 		c := *ce
 		d.hint(&c)

@@ -170,7 +170,7 @@ func (m *mysql) dump(ctx context.Context, db string) (io.ReadCloser, error) {
 // program returns the first of these that there is.
 func (m *mysql) program(names ...string) (string, error) {
 	for _, name := range names {
-		if path, err := exec.LookPath(filepath.Join(m.o.Bin, name)); err == nil {
+		if path, err := exec.LookPath(joinBin(m.o.Bin, name)); err == nil {
 			return path, nil
 		}
 	}
@@ -179,6 +179,14 @@ func (m *mysql) program(names ...string) (string, error) {
 		where = "in " + m.o.Bin
 	}
 	return "", &CommandError{Name: names[0], Err: exec.ErrNotFound, Hint: "there is no " + strings.Join(names, " or ") + " " + where + ": install the client programs (mariadb-client or mysql-client)"}
+}
+
+// joinBin returns the path of a program in bin; just its name if bin is empty.
+func joinBin(bin, name string) string {
+	if bin == "" {
+		return name
+	}
+	return filepath.Join(bin, name)
 }
 
 // query runs SQL and returns the only column of the rows.
@@ -192,7 +200,7 @@ func (m *mysql) query(ctx context.Context, sql string) ([]string, error) {
 		return nil, err
 	}
 	defer d.Close()
-	d.end = ""
+	d.complete = nil
 	out, err := io.ReadAll(d)
 	if err != nil {
 		return nil, err
@@ -223,7 +231,7 @@ func (m *mysql) start(ctx context.Context, program string, args ...string) (*dum
 		}
 		return nil, err
 	}
-	return &dump{run: r, hint: mysqlHint, end: "\n-- Dump completed", close: remove}, nil
+	return &dump{run: r, hint: mysqlHint, complete: endsIn("\n-- Dump completed"), close: remove}, nil
 }
 
 func mysqlHint(e *CommandError) {

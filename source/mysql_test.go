@@ -162,8 +162,8 @@ func TestMySQLRefuses(t *testing.T) {
 		{"not allowed", db.URLAs("limited", "shop"), source.MySQLOptions{}, []string{"mariadb-dump", "denied"}},
 		{"no programs", db.URL("shop"), source.MySQLOptions{Bin: "/nowhere"}, []string{"mariadb", "not found", "/nowhere", "mariadb-client"}},
 		{"killed", db.URL("shop"), source.MySQLOptions{Bin: fake("echo half; kill -9 $$")}, []string{"mariadb-dump", "signal: killed"}},
-		{"cut short", db.URL("shop"), source.MySQLOptions{Bin: fake("echo '-- Dump completed'; head -c 1000 /dev/zero; echo but >&2")}, []string{"mariadb-dump", `does not end in`, "unexpected EOF", "but"}},
-		{"empty", db.URL("shop"), source.MySQLOptions{Bin: fake("exit 0")}, []string{"mariadb-dump", `does not end in`}},
+		{"cut short", db.URL("shop"), source.MySQLOptions{Bin: fake("echo '-- Dump completed'; head -c 1000 /dev/zero; echo but >&2")}, []string{"mariadb-dump", `cut short`, "unexpected EOF", "but"}},
+		{"empty", db.URL("shop"), source.MySQLOptions{Bin: fake("exit 0")}, []string{"mariadb-dump", `cut short`}},
 		{"no name", "mysql://root:secret@localhost", source.MySQLOptions{}, []string{"no database is named"}},
 		{"no URL", "mysql://root:secret%zz@localhost/shop", source.MySQLOptions{}, []string{"not a URL"}},
 		{"tables of two", db.URL(""), source.MySQLOptions{Databases: []string{"a", "b"}, Tables: []string{"t"}}, []string{"in one only"}},
@@ -198,9 +198,9 @@ func TestMySQLRefuses(t *testing.T) {
 
 	// The server goes away half way.
 	db.Query("shop", "create table big as select seq, repeat(md5(seq), 20) as v from seq_1_to_100000")
-	err := k.refuse(stopping{source.MySQL(db.URL("shop"), nil).(repo.ContextFS), db.Stop})
+	err := k.refuse(stopping{source.MySQL(db.URL("shop"), nil).(repo.ContextFS), "shop.sql", db.Stop})
 	var ce *source.CommandError
-	if !errors.As(err, &ce) || ce.Name != "mariadb-dump" || !strings.Contains(ce.Stderr, "server") {
+	if !errors.As(err, &ce) || ce.Name != "mariadb-dump" || !strings.Contains(ce.Stderr, "erver") && !strings.Contains(ce.Stderr, "onnection") {
 		t.Error(err)
 	}
 }

@@ -408,22 +408,23 @@ func TestPostgresEnds(t *testing.T) {
 	}
 	// The server goes away half way.
 	k := newKeeper(t)
-	err = k.refuse(stopping{src, pg.Stop})
+	err = k.refuse(stopping{src, "shop.sql", pg.Stop})
 	var ce *source.CommandError
 	if !errors.As(err, &ce) || ce.Name != "pg_dump" || !strings.Contains(ce.Stderr, "terminating connection") && !strings.Contains(ce.Stderr, "server closed the connection") {
 		t.Error(err)
 	}
 }
 
-// stopping calls stop when a file has been read a little.
+// stopping calls stop when the file of that name has been read a little.
 type stopping struct {
 	repo.ContextFS
+	name string
 	stop func()
 }
 
 func (s stopping) OpenContext(ctx context.Context, name string) (fs.File, error) {
 	f, err := s.ContextFS.OpenContext(ctx, name)
-	if err == nil && name == "shop.sql" {
+	if err == nil && name == s.name {
 		f = stoppingFile{f, s.stop}
 	}
 	return f, err

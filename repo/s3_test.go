@@ -2,10 +2,8 @@ package repo_test
 
 import (
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,7 +11,6 @@ import (
 	"github.com/varvebackup/varve/crypt"
 	"github.com/varvebackup/varve/internal/miniotest"
 	"github.com/varvebackup/varve/repo"
-	"github.com/varvebackup/varve/source"
 )
 
 // s3Repo makes a repository in a new bucket, and returns the URL for child processes, which find the keys in their environment.
@@ -84,62 +81,6 @@ func TestS3Processes(t *testing.T) {
 				crashMust(t, err)
 				crashSame(t, "restored", crashDigest(t, os.DirFS(dir)), crashSnapshotDigest(t, r, snaps[len(snaps)-1]))
 			})
-		}
-	}
-}
-
-// A counter counts requests.
-type counter struct {
-	base  http.RoundTripper
-	count atomic.Int64
-}
-
-func (c *counter) RoundTrip(r *http.Request) (*http.Response, error) {
-	c.count.Add(1)
-	return c.base.RoundTrip(r)
-}
-
-// BenchmarkS3Requests reports how many requests backups cost, and fails where they cost more than they may.
-func BenchmarkS3Requests(b *testing.B) {
-	srv := miniotest.Start(b)
-	for b.Loop() {
-		tr := &http.Transport{DisableKeepAlives: true, ExpectContinueTimeout: time.Minute}
-		c := &counter{base: tr}
-		store, err := s3.Open(b.Context(), srv.Bucket(), &s3.Options{Endpoint: srv.Endpoint, Region: "us-east-1", Insecure: true, Credentials: srv.Credentials(), Transport: c})
-		crashMust(b, err)
-		o := &repo.Options{Cache: b.TempDir()}
-		_, key := crashRepo(b, store, o)
-		src := b.TempDir()
-		size := 200 << 20
-		if long() {
-			size = 1 << 30
-		}
-		crashPlant(b, src, 1, size)
-		backup := func() int64 {
-			c.count.Store(0)
-			r := crashOpen(b, store, key, o)
-			defer r.Close()
-			d, err := source.Dir(src, nil)
-			crashMust(b, err)
-			defer d.Close()
-			_, err = r.Backup(b.Context(), "shop", d, nil)
-			crashMust(b, err)
-			return c.count.Load()
-		}
-		first := backup()
-		packs := int64(len(crashNames(b, store, "packs/")))
-		// What is hardly a moment old is read again, and gets its token only later.
-		var unchanged int64
-		for before := -1; before != len(crashNames(b, store, "packs/")); {
-			before = len(crashNames(b, store, "packs/"))
-			unchanged = backup()
-			time.Sleep(500 * time.Millisecond)
-		}
-		b.ReportMetric(float64(first), "first-requests")
-		b.ReportMetric(float64(packs), "packs")
-		b.ReportMetric(float64(unchanged), "unchanged-requests")
-		if first > packs*12/10+20 || unchanged > 12 {
-			b.Errorf("a first backup of %d packs: %d requests; an unchanged one: %d", packs, first, unchanged)
 		}
 	}
 }

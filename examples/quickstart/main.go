@@ -14,6 +14,7 @@ import (
 
 	"github.com/varvebackup/varve/backend/dir"
 	"github.com/varvebackup/varve/crypt"
+	"github.com/varvebackup/varve/examples/internal/shop"
 	"github.com/varvebackup/varve/repo"
 	"github.com/varvebackup/varve/source"
 )
@@ -47,9 +48,9 @@ func run(ctx context.Context, out io.Writer) error {
 	// source.Command("db.sql", []string{"pg_dump", "shop"}, nil).
 	files := map[string][]byte{}
 	for i := range 200 {
-		files[fmt.Sprintf("uploads/%03d.jpeg", i)] = picture(i)
+		files[fmt.Sprintf("uploads/%03d.jpeg", i)] = shop.Picture(i)
 	}
-	if err := write(tmp, files); err != nil {
+	if err := shop.Write(tmp, files); err != nil {
 		return err
 	}
 	uploads, err := source.Dir(filepath.Join(tmp, "uploads"), nil)
@@ -58,14 +59,14 @@ func run(ctx context.Context, out io.Writer) error {
 	}
 	defer uploads.Close()
 	day := 1
-	shop := source.Join{
+	sources := source.Join{
 		"uploads": uploads,
 		"db.sql": source.Stream("db.sql", func(context.Context) (io.ReadCloser, error) {
-			return io.NopCloser(bytes.NewReader(dump(day))), nil
+			return io.NopCloser(bytes.NewReader(shop.Dump(day))), nil
 		}),
 	}
 
-	first, err := r.Backup(ctx, "shop", shop, nil)
+	first, err := r.Backup(ctx, "shop", sources, nil)
 	if err != nil {
 		return err
 	}
@@ -73,11 +74,11 @@ func run(ctx context.Context, out io.Writer) error {
 
 	// The next day two pictures are new, and some orders. (The other pictures are read again only as they are hardly a moment old; from two seconds on, a look at
 	// their size and times would do.)
-	if err := write(tmp, map[string][]byte{"uploads/007.jpeg": picture(1007), "uploads/200.jpeg": picture(200)}); err != nil {
+	if err := shop.Write(tmp, map[string][]byte{"uploads/007.jpeg": shop.Picture(1007), "uploads/200.jpeg": shop.Picture(200)}); err != nil {
 		return err
 	}
 	day = 2
-	second, err := r.Backup(ctx, "shop", shop, nil)
+	second, err := r.Backup(ctx, "shop", sources, nil)
 	if err != nil {
 		return err
 	}
@@ -88,8 +89,8 @@ func run(ctx context.Context, out io.Writer) error {
 	if _, err := r.Restore(ctx, first, restored, nil); err != nil {
 		return err
 	}
-	files["db.sql"] = dump(1)
-	if err := compare(restored, files); err != nil {
+	files["db.sql"] = shop.Dump(1)
+	if err := shop.Compare(restored, files); err != nil {
 		return err
 	}
 	fmt.Fprintln(out, "day 1 restored: identical")

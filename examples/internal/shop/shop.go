@@ -1,4 +1,5 @@
-package main
+// Package shop is the small shop that examples back up: pictures that customers uploaded, and a dump of its database.
+package shop
 
 import (
 	"bytes"
@@ -9,8 +10,8 @@ import (
 	"path/filepath"
 )
 
-// picture returns bytes that no compression makes smaller, as those of a picture.
-func picture(n int) []byte {
+// Picture returns bytes that no compression makes smaller, as those of a picture.
+func Picture(n int) []byte {
 	r := rand.New(rand.NewPCG(uint64(n), 1))
 	b := make([]byte, 20_000+r.IntN(60_000))
 	for i := range b {
@@ -19,8 +20,8 @@ func picture(n int) []byte {
 	return b
 }
 
-// dump returns the database as SQL: each day, one order in a hundred has another state than the day before, and 500 are new.
-func dump(day int) []byte {
+// Dump returns the database as SQL: each day, one order in a hundred has another state than the day before, and 500 are new.
+func Dump(day int) []byte {
 	var b bytes.Buffer
 	b.WriteString("CREATE TABLE orders (id int, email text, total numeric, state text);\nCOPY orders FROM stdin;\n")
 	for id := range 49_500 + 500*day {
@@ -35,8 +36,8 @@ func dump(day int) []byte {
 	return b.Bytes()
 }
 
-// write writes files below a folder, by their paths.
-func write(root string, files map[string][]byte) error {
+// Write writes files below a folder, by their paths.
+func Write(root string, files map[string][]byte) error {
 	for name, data := range files {
 		name = filepath.Join(root, filepath.FromSlash(name))
 		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
@@ -49,8 +50,8 @@ func write(root string, files map[string][]byte) error {
 	return nil
 }
 
-// compare returns an error unless a folder holds these files and no other.
-func compare(root string, files map[string][]byte) error {
+// Compare returns an error unless a folder holds these files and no other.
+func Compare(root string, files map[string][]byte) error {
 	found := 0
 	err := fs.WalkDir(os.DirFS(root), ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {

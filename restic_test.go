@@ -15,10 +15,9 @@ import (
 	"github.com/varvebackup/varve/crypt"
 )
 
-// BenchmarkRestic runs the first backup of 1 GiB of random bytes and the Go distribution by varve and by restic, whole processes in turns, each into a fresh
-// repository on the same disk with the input in the page cache, and reports the medians, their ratio and, where GNU time is installed, each one's peak memory: a process that this one starts
-// itself would be charged with this one's. Skipped where there is no restic. -benchtime 5x gives five rounds.
-func BenchmarkRestic(b *testing.B) {
+// againstRestic returns the two programs, and two folders to back up: 1 GiB of random bytes and the Go distribution. Skipped where there is no restic.
+func againstRestic(b *testing.B) (restic, varve, input, other string) {
+	b.Helper()
 	restic, err := exec.LookPath("restic")
 	if err != nil {
 		b.Skip("no restic in the path (Debian: restic)")
@@ -28,7 +27,7 @@ func BenchmarkRestic(b *testing.B) {
 		size = 64 << 20
 	}
 	tmp := b.TempDir()
-	input := filepath.Join(tmp, "input")
+	input = filepath.Join(tmp, "input")
 	if err := os.Mkdir(input, 0o700); err != nil {
 		b.Fatal(err)
 	}
@@ -46,11 +45,19 @@ func BenchmarkRestic(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	other := strings.TrimSpace(string(goroot))
-	varve := filepath.Join(tmp, "varve")
+	varve = filepath.Join(tmp, "varve")
 	if out, err := exec.Command("go", "build", "-o", varve, "./cmd/varve").CombinedOutput(); err != nil {
 		b.Fatalf("%v\n%s", err, out)
 	}
+	return restic, varve, input, strings.TrimSpace(string(goroot))
+}
+
+// BenchmarkRestic runs the first backup of 1 GiB of random bytes and the Go distribution by varve and by restic, whole processes in turns, each into a fresh
+// repository on the same disk with the input in the page cache, and reports the medians, their ratio and, where GNU time is installed, each one's peak memory: a process that this one starts
+// itself would be charged with this one's. Skipped where there is no restic. -benchtime 5x gives five rounds.
+func BenchmarkRestic(b *testing.B) {
+	restic, varve, input, other := againstRestic(b)
+	tmp := b.TempDir()
 	key, err := crypt.NewKey()
 	if err != nil {
 		b.Fatal(err)
@@ -104,7 +111,6 @@ func BenchmarkRestic(b *testing.B) {
 		t, n := theirs()
 		a, r, ratios, am, rm = append(a, s), append(r, t), append(ratios, t/s), append(am, m), append(rm, n)
 	}
-	median := func(x []float64) float64 { slices.Sort(x); return x[len(x)/2] }
 	b.ReportMetric(median(a), "varve-s")
 	b.ReportMetric(median(r), "restic-s")
 	b.ReportMetric(median(ratios), "restic/varve")

@@ -3,6 +3,7 @@ package repo_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"github.com/varvebackup/varve/backend/backendtest"
 	"github.com/varvebackup/varve/backend/dir"
 	"github.com/varvebackup/varve/backend/mem"
+	"github.com/varvebackup/varve/crypt"
 	"github.com/varvebackup/varve/repo"
 )
 
@@ -248,4 +250,18 @@ func TestHealCut(t *testing.T) {
 		}
 	}
 	t.Error("it never came to its end")
+}
+
+func ExampleHeal() {
+	ctx := context.Background()
+	primary, second := mem.New(nil), mem.New(nil)
+	key, _ := crypt.NewKey()
+	r, _, _ := repo.Create(ctx, primary, key, nil)
+	defer r.Close()
+	repo.Replicate(ctx, second, primary, nil)
+
+	backend.PutBytes(ctx, primary, "config/1", []byte("rot"), nil)
+	rep, err := repo.Heal(ctx, primary, second, nil)
+	fmt.Println(rep.Repaired, err)
+	// Output: 1 <nil>
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -712,4 +713,56 @@ func TestReplicateS3(t *testing.T) {
 		t.Errorf("%v %+v", err, rep)
 	}
 	copySame(t, bucket, src.b)
+}
+
+// A segment is replaced while segments are listed, so that the list has neither the old nor the new one.
+func TestReplicateReplaced(t *testing.T) {
+	d := dmgNew(t, mem.New(nil))
+	for i := range 4 {
+		d.backup(t, "shop", dmgTree{"a": dmgRand(byte(i), 3000)})
+	}
+	names := dmgNames(t, d.b, "index/")
+	old := names[len(names)-1]
+	_, payload, err := d.keys.Open(old, dmgGet(t, d.b, old), crypt.KindSegment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	object := dmgMust(d.keys.Seal(crypt.KindSegment, "", payload))(t)
+	var once sync.Once
+	src := &backendtest.Faulty{Backend: d.b, Before: func(_ context.Context, op backendtest.Op, name string) error {
+		if op == backendtest.Entry && strings.HasPrefix(name, "index/") {
+			once.Do(func() {
+				dmgPut(t, d.b, "index/"+dmgHash(object), object)
+				dmgDelete(t, d.b, old)
+			})
+		}
+		return nil
+	}}
+	dst := mem.New(nil)
+	if _, err := repo.Replicate(t.Context(), dst, src, nil); err != nil {
+		t.Fatal(err)
+	}
+	copySame(t, dst, d.b)
+}
+
+func ExampleReplicate() {
+	ctx := context.Background()
+	primary, second := mem.New(nil), mem.New(nil)
+	key, _ := crypt.NewKey()
+	r, _, _ := repo.Create(ctx, primary, key, nil)
+	defer r.Close()
+	r.Backup(ctx, "shop", fstest.MapFS{"a.txt": {Data: []byte("hello")}}, nil)
+
+	// No key is needed.
+	if _, err := repo.Replicate(ctx, second, primary, nil); err != nil {
+		fmt.Println(err)
+		return
+	}
+	replica, _ := repo.Open(ctx, second, key, nil)
+	defer replica.Close()
+	snap, _ := replica.Lookup(ctx, "shop@latest")
+	fsys, _ := replica.FS(ctx, snap)
+	data, _ := fs.ReadFile(fsys, "a.txt")
+	fmt.Println(string(data))
+	// Output: hello
 }

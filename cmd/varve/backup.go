@@ -51,15 +51,41 @@ SOURCE is
                    of a pipeline only: a dump that fails goes unnoticed in
                    "exec:pg_dump shop | sed ...", unless the shell knows
                    "set -o pipefail" and the command begins with that
+  postgres://USER@HOST:PORT/DATABASE
+                   a database of PostgreSQL, as pg_dump writes it: a folder with
+                   DATABASE.sql, and globals.sql with the roles
+  mysql://USER@HOST:PORT/DATABASE
+                   a database of MySQL or MariaDB (also mariadb://), as
+                   mysqldump writes it: a folder with DATABASE.sql
+  mongodb://... redis://...
+                   all of a MongoDB (as mongodump --archive writes it), or of a
+                   Redis (an RDB file): a file
+
+The programs that dump a database must be installed here, and not older than its
+server. Give no password in a URL, for all to see in the list of processes: put
+it into PGPASSWORD or ~/.pgpass, ~/.my.cnf, or REDISCLI_AUTH. To give one all the
+same, write special characters as %XX. What the clients know besides follows a
+'?', as in ?sslmode=verify-full or ?socket=/run/mysqld/mysqld.sock, and options
+follow a '#', joined by '&':
+  all              every database, one file each; or database=NAME, repeated
+  table=NAME       only that; repeated. PostgreSQL knows schema=NAME, too
+  format=custom    PostgreSQL: DATABASE.dump, for pg_restore
+  max-lag=5m       PostgreSQL: no backup from a standby that lags more
+  no-globals       PostgreSQL: no globals.sql
+  arg=ARGUMENT     another argument for the dump program; repeated
+  bin=FOLDER       where the programs are
 
 AS is the name that the source gets in the snapshot. Without it, the content of
-a folder that is the only source is the snapshot's root; anything else gets its
-base name, standard input the name "stdin", and a command the base name of its
-program. What stands before the first '=' of an argument is AS unless there is a
+a folder or database that is the only source is the snapshot's root; anything
+else gets its base name, standard input the name "stdin", a command the base name
+of its program, and a database the name "postgres", "mysql", "mongo.archive" or
+"redis.rdb". What stands before the first '=' of an argument is AS unless there is a
 slash in it, so a path with a '=' is written ./a=b. An argument that begins with
 exec: is a command without AS, whatever '=' there is in it.
 
-Commands and standard input are read first, then the files.
+Commands, databases and standard input are read first, then the files. A dump
+that turns out to be compressed is warned about: it would be new from end to end
+each day.
 
 --exclude takes a line of a .gitignore file in the root of each folder: "*.tmp",
 "/cache/", "!keep.tmp". The repository itself and the cache folder are left out
@@ -70,7 +96,9 @@ backup: it is listed on standard error and in the snapshot, and the exit status
 is 3.
 
   pg_dump shop | varve backup shop db.sql=- uploads=/srv/shop/uploads
-  varve backup shop db.sql="exec:pg_dump shop" uploads=/srv/shop/uploads --exclude '/cache/'
+  varve backup shop db=postgres://backup@localhost/shop uploads=/srv/shop/uploads --exclude '/cache/'
+  varve backup shop db.sql="exec:pg_dump shop"
+  varve cat shop@latest:db/shop.sql | psql restored
 
 JSON: {snapshot: SNAPSHOT, made, seconds, unread: [{path, error}]}; SNAPSHOT is
 described at "varve snapshots". made is false if --min-age found that snapshot
@@ -110,8 +138,10 @@ func (a *app) backup(ctx context.Context, series string, args []string, f *backu
 
 	begun := time.Now()
 	unread := []unreadJSON{}
+	var warnings []string
+	fsys := source.Warn(src.fsys, func(path, text string) { warnings = append(warnings, path+": "+text) })
 	p := a.progress()
-	snap, err := r.Backup(ctx, series, src.fsys, &repo.BackupOptions{
+	snap, err := r.Backup(ctx, series, fsys, &repo.BackupOptions{
 		Tags:   tags,
 		Host:   f.host,
 		MinAge: f.minAge,
@@ -125,6 +155,9 @@ func (a *app) backup(ctx context.Context, series string, args []string, f *backu
 		Progress: p.backup,
 	})
 	p.clear()
+	for _, w := range warnings {
+		a.warn(w)
+	}
 	if snap == nil {
 		if errors.Is(err, repo.ErrUncertain) {
 			return err
@@ -132,7 +165,7 @@ func (a *app) backup(ctx context.Context, series string, args []string, f *backu
 		if context.Cause(ctx) != nil {
 			return failed{statusFailed, "interrupted: no snapshot was made, earlier ones are as they were, and what was stored already serves the next backup"}
 		}
-		if _, ok := errors.AsType[*source.CommandError](err); ok {
+		if _, ok := errors.AsType[*source.CommandError](err); ok || errors.Is(err, source.ErrLag) {
 			return fmt.Errorf("no snapshot was made: %w", err)
 		}
 		return err

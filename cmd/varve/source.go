@@ -22,6 +22,7 @@ type part struct {
 	kind partKind
 	path string // of a folder or file
 	line string // of a command
+	url  string // of a database
 }
 
 type partKind uint8
@@ -31,7 +32,41 @@ const (
 	file
 	standardInput
 	command
+	database
 )
+
+// databases are the names that a database's dump gets beside other sources, by the scheme of its URL.
+var databases = map[string]string{
+	"postgres": "postgres", "postgresql": "postgres", "mysql": "mysql", "mariadb": "mysql",
+	"mongodb": "mongo.archive", "mongodb+srv": "mongo.archive", "redis": "redis.rdb", "rediss": "redis.rdb",
+}
+
+// concealed returns a database's URL without what may be secret: the password, and parameters that are called so.
+func concealed(url string) string {
+	rest, options, hasOptions := strings.Cut(url, "#")
+	rest, query, hasQuery := strings.Cut(rest, "?")
+	scheme, rest, _ := strings.Cut(rest, "://")
+	// The last '@', for somebody may have left one in the password as it is.
+	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
+		if user, _, ok := strings.Cut(rest[:i], ":"); ok {
+			rest = user + ":***" + rest[i:]
+		}
+	}
+	url = scheme + "://" + rest
+	if hasQuery {
+		params := strings.Split(query, "&")
+		for i, p := range params {
+			if key, _, _ := strings.Cut(p, "="); strings.Contains(key, "pass") {
+				params[i] = key + "=***"
+			}
+		}
+		url += "?" + strings.Join(params, "&")
+	}
+	if hasOptions {
+		url += "#" + options
+	}
+	return url
+}
 
 // parsePart reads [AS=]SOURCE. What stands before the first '=' is AS unless it has a slash in it or begins with "exec:".
 func parsePart(arg string) (*part, error) {
@@ -42,6 +77,12 @@ func parsePart(arg string) (*part, error) {
 			return nil, fmt.Errorf("source %q: no entry can be called %q; a path with '=' in it is written ./%s", arg, before, arg)
 		}
 		p.name, p.as, rest = before, true, after
+	}
+	if scheme, _, ok := strings.Cut(rest, "://"); ok && databases[scheme] != "" {
+		p.kind, p.url = database, rest
+		p.arg = strings.TrimSuffix(arg, rest) + concealed(rest)
+		p.defaultName(databases[scheme])
+		return p, nil
 	}
 	line, isCommand := strings.CutPrefix(rest, "exec:")
 	switch {
@@ -145,17 +186,17 @@ func openSources(args []string, stdin io.Reader, exclude, own []string) (_ *back
 		}
 		alone := len(args) == 1 && p.kind == folder && !p.as
 		if p.name == "" && !alone {
-			return nil, fmt.Errorf("source %q has no name of its own: give it one, as in root=%s", arg, arg)
+			return nil, fmt.Errorf("source %q has no name of its own: give it one, as in root=%s", p.arg, p.arg)
 		}
 		if other, taken := names[p.name]; taken {
-			return nil, fmt.Errorf("the sources %q and %q would both be called %q in the snapshot: give one of them another name, as in other=%s", other, arg, p.name, strings.TrimPrefix(arg, p.name+"="))
+			return nil, fmt.Errorf("the sources %q and %q would both be called %q in the snapshot: give one of them another name, as in other=%s", other, p.arg, p.name, strings.TrimPrefix(p.arg, p.name+"="))
 		}
 		if p.kind == standardInput {
 			if inputs++; inputs > 1 {
 				return nil, errors.New("standard input can be read once: give - as one source only")
 			}
 		}
-		names[p.name] = arg
+		names[p.name] = p.arg
 		parts = append(parts, p)
 	}
 	s := &backupSource{}
@@ -170,7 +211,7 @@ func openSources(args []string, stdin io.Reader, exclude, own []string) (_ *back
 		if err != nil {
 			return nil, at(stepSource, p.arg, err)
 		}
-		if len(parts) == 1 && p.kind == folder && !p.as {
+		if len(parts) == 1 && (p.kind == folder || p.kind == database) && !p.as {
 			s.fsys = fsys
 			return s, nil
 		}
@@ -186,6 +227,12 @@ func (s *backupSource) open(p *part, stdin io.Reader, exclude []string) (fs.FS, 
 		return source.Stream(p.name, func(ctx context.Context) (io.ReadCloser, error) { return newInput(ctx, stdin), nil }), nil
 	case command:
 		return source.Shell(p.name, p.line, nil), nil
+	case database:
+		fsys, err := source.Database(p.url)
+		if err != nil {
+			return nil, fmt.Errorf("source %q: %w", p.arg, err)
+		}
+		return fsys, nil
 	case file:
 		t, err := source.Dir(filepath.Dir(p.path), nil)
 		if err != nil {

@@ -5,7 +5,7 @@
 // own (backend/dir, backend/mem); package open turns a URL into one, and
 // package backendtest holds the contract as a suite that every store passes.
 //
-// [Prefix], [ReadOnly], [AppendOnly], [Limit] and [Retry] wrap one Backend
+// [Prefix], [ReadOnly], [AppendOnly], [Limit], [Retry] and [AsOf] wrap one Backend
 // into another. A wrapper has a method Unwrap() Backend. Powers that only some
 // stores have are optional interfaces, [Retainer] and [Versioner], with package
 // functions for any Backend; wrappers pass them on.
@@ -91,8 +91,10 @@ type Backend interface {
 	List(ctx context.Context, prefix string) iter.Seq2[Info, error]
 
 	// Delete removes an object, with all of its versions where the store keeps
-	// any. Deleting one that isn't there is no error. One that is locked stays,
-	// and the error is [ErrRetained]: it can be deleted later. A power loss
+	// any. Deleting one that isn't there is no error. If a version is locked, the
+	// error is [ErrRetained], it can be deleted later, and what is read meanwhile
+	// is what was read before; versions that nobody reads may be gone. On the way
+	// there is never an older content to be read. A power loss
 	// shortly afterwards may bring the object back, whole.
 	Delete(ctx context.Context, name string) error
 }
@@ -102,8 +104,10 @@ type PutOptions struct {
 	// IfAbsent stores the object only if there is none of its name.
 	IfAbsent bool
 
-	// Retain locks the object from the moment on in which it is there. A store
-	// without locks puts nothing: [errors.ErrUnsupported].
+	// Retain, if it is not zero, locks the object from the moment on in which it
+	// is there, at least so long. Nothing is ever stored without: a store that
+	// has no locks returns [errors.ErrUnsupported], and a lock without a mode, or
+	// one that would be over already, is [fs.ErrInvalid].
 	Retain Retention
 }
 

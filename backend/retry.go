@@ -38,7 +38,7 @@ type RetryOptions struct {
 // may have found its own: the object is read back, and if it has the same bytes
 // the Put succeeded. So of several such Puts of equal bytes more than one may
 // succeed, if replies get lost; where that matters, the bytes must tell the
-// writers apart.
+// writers apart. If the Put asks for a lock, that object is given it.
 //
 // A List that starts over yields nothing twice, for which it remembers 16 bytes
 // for each name.

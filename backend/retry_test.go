@@ -147,6 +147,37 @@ func TestRetryIfAbsent(t *testing.T) {
 	}
 }
 
+// An equal object that somebody else put is locked, too, before the put succeeds.
+func TestRetryIfAbsentRetain(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			m := mem.New(&mem.Options{Versions: true})
+			fail := backendtest.Nth(backendtest.Put, errReset, 1)
+			f := &backendtest.Faulty{Backend: m}
+			if lost {
+				f.After = backendtest.Lost(fail)
+			} else {
+				f.Before = func(ctx context.Context, op backendtest.Op, name string) error {
+					err := fail(ctx, op, name)
+					if err != nil {
+						put(t, m, "x", "mine")
+					}
+					return err
+				}
+			}
+			want := backend.Retention{Mode: backend.Governance, Until: time.Now().UTC().Add(time.Hour)}
+			err := backend.PutBytes(t.Context(), backend.Retry(f, nil), "x", []byte("mine"), &backend.PutOptions{IfAbsent: true, Retain: want})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := m.Retention(t.Context(), "x", ""); err != nil || got != want {
+				t.Errorf("lost %v: locked %v, %v; want %v", lost, got, err, want)
+			}
+			wantObject(t, m, "x", "mine")
+		})
+	}
+}
+
 // The read-back may fail, too; and the object may be gone by then.
 func TestRetryIfAbsentReadBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

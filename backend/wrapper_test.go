@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -40,6 +41,34 @@ func (s split) Get(ctx context.Context, name string, off, n int64, dst []byte) (
 
 func (s split) Stat(ctx context.Context, name string) (backend.Info, error) {
 	return s.read.Stat(ctx, name)
+}
+
+func (s split) List(ctx context.Context, prefix string) iter.Seq2[backend.Info, error] {
+	return s.read.List(ctx, prefix)
+}
+
+func (s split) Retain(ctx context.Context, name, version string, r backend.Retention) error {
+	return backend.Retain(ctx, s.put, name, version, r)
+}
+
+func (s split) Retention(ctx context.Context, name, version string) (backend.Retention, error) {
+	return backend.RetentionOf(ctx, s.read, name, version)
+}
+
+func (s split) Shorten(ctx context.Context, name, version string, r backend.Retention) error {
+	return backend.Shorten(ctx, s.Backend, name, version, r)
+}
+
+func (s split) Versions(ctx context.Context, prefix string) iter.Seq2[backend.Version, error] {
+	return backend.Versions(ctx, s.read, prefix)
+}
+
+func (s split) GetVersion(ctx context.Context, name, id string, off, n int64, dst []byte) ([]byte, error) {
+	return backend.GetVersion(ctx, s.read, name, id, off, n, dst)
+}
+
+func (s split) DeleteVersion(ctx context.Context, name, id string) error {
+	return backend.DeleteVersion(ctx, s.Backend, name, id)
 }
 
 // flaky fails one call in five, before or after it took effect, and lists on the
@@ -81,7 +110,8 @@ func memoryFolder(t *testing.T) string {
 
 func TestContract(t *testing.T) {
 	stores := map[string]func(t *testing.T) backend.Backend{
-		"mem": func(*testing.T) backend.Backend { return mem.New(nil) },
+		"mem":      func(*testing.T) backend.Backend { return mem.New(nil) },
+		"versions": func(*testing.T) backend.Backend { return mem.New(&mem.Options{Versions: true}) },
 		"dir": func(t *testing.T) backend.Backend {
 			d, err := dir.Create(memoryFolder(t))
 			if err != nil {
@@ -185,6 +215,35 @@ func TestReadOnly(t *testing.T) {
 	wantObject(t, r, "x", "x")
 }
 
+// What takes a lock or a version away is refused like Delete, and a ReadOnly
+// sets no lock either.
+func TestPowersRefused(t *testing.T) {
+	m := mem.New(&mem.Options{Versions: true})
+	put(t, m, "x", "x")
+	put(t, m, "x", "y")
+	hour := backend.Retention{Mode: backend.Governance, Until: time.Now().Add(time.Hour)}
+	for what, b := range map[string]backend.Backend{
+		"ReadOnly": backend.ReadOnly(m), "AppendOnly": backend.AppendOnly(m), "AsOf": backend.AsOf(m, time.Now()),
+	} {
+		err := backend.Retain(t.Context(), b, "x", "", hour)
+		if what == "AppendOnly" && err != nil || what != "AppendOnly" && !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("%s: retain: %v", what, err)
+		}
+		if err := backend.Shorten(t.Context(), b, "x", "", backend.Retention{}); !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("%s: shorten: %v", what, err)
+		}
+		for v, err := range backend.Versions(t.Context(), m, "x") {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := backend.DeleteVersion(t.Context(), b, "x", v.ID); !errors.Is(err, fs.ErrPermission) {
+				t.Errorf("%s: delete a version: %v", what, err)
+			}
+		}
+		wantObject(t, b, "x", "y")
+	}
+}
+
 func TestAppendOnly(t *testing.T) {
 	m := mem.New(nil)
 	a := backend.AppendOnly(m)
@@ -208,7 +267,7 @@ func TestUnwrap(t *testing.T) {
 	m := mem.New(nil)
 	for _, b := range []backend.Backend{
 		backend.Prefix(m, "a/"), backend.ReadOnly(m), backend.AppendOnly(m), backend.Limit(m, nil), backend.Retry(m, nil),
-		&backendtest.Faulty{Backend: m},
+		backend.AsOf(m, time.Now()), &backendtest.Faulty{Backend: m},
 	} {
 		if u, ok := b.(interface{ Unwrap() backend.Backend }); !ok || u.Unwrap() != backend.Backend(m) {
 			t.Errorf("%T does not unwrap", b)

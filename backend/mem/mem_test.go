@@ -2,6 +2,7 @@ package mem_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -30,6 +31,38 @@ func TestClock(t *testing.T) {
 			t.Errorf("modified %v, %v; want %v", info.Modified, err, now)
 		}
 		now = now.Add(time.Hour)
+	}
+}
+
+// Locks are over when the store's clock says so.
+func TestLockEnds(t *testing.T) {
+	now := time.Date(2001, 2, 3, 4, 5, 6, 0, time.UTC)
+	m := mem.New(&mem.Options{Now: func() time.Time { return now }, Versions: true})
+	lock := backend.Retention{Mode: backend.Compliance, Until: now.Add(time.Hour)}
+	if err := backend.PutBytes(t.Context(), m, "x", nil, &backend.PutOptions{Retain: lock}); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(time.Hour - time.Second)
+	if got, err := m.Retention(t.Context(), "x", ""); err != nil || got != lock {
+		t.Errorf("locked: %v, %v", got, err)
+	}
+	if err := m.Delete(t.Context(), "x"); !errors.Is(err, backend.ErrRetained) {
+		t.Errorf("delete: %v", err)
+	}
+	now = now.Add(time.Second)
+	if got, err := m.Retention(t.Context(), "x", ""); err != nil || !got.IsZero() {
+		t.Errorf("locked: %v, %v", got, err)
+	}
+	weaker := backend.Retention{Mode: backend.Governance, Until: now.Add(time.Second)}
+	if err := m.Retain(t.Context(), "x", "", weaker); err != nil {
+		t.Error(err)
+	}
+	if got, err := m.Retention(t.Context(), "x", ""); err != nil || got != weaker {
+		t.Errorf("locked: %v, %v", got, err)
+	}
+	now = now.Add(time.Second)
+	if err := m.Delete(t.Context(), "x"); err != nil {
+		t.Errorf("delete: %v", err)
 	}
 }
 

@@ -5,12 +5,17 @@
 //	file:///srv/backup                  the same
 //	s3://bucket/prefix                  a bucket, at Amazon (backend/s3)
 //	s3://bucket/prefix?endpoint=minio.example.com:9000&region=eu-west-1
+//	s3://bucket/prefix?as-of=2026-11-19T00:00:00Z  as it was then, to read
 //
 // The query of an s3 URL may have endpoint (host, host:port or an https URL),
 // region, path-style=1 or 0 (the bucket's name in the path or in the host's
 // name; without it, as is usual there), insecure=1 (plain HTTP) and ca (a file
 // of certificates to trust). Keys are not part of it: they come from the
 // environment, ~/.aws/credentials or the machine's role, see [s3.Options].
+//
+// With as-of, a time as in RFC 3339 or a date, which is its midnight in UTC, it
+// is [backend.AsOf]: what the bucket held then, read-only, if it keeps versions.
+// What was replaced or deleted before it began to keep them is not known.
 //
 // It is the only package that knows every store; a program that needs one of
 // them imports that one.
@@ -20,12 +25,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/url"
 	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/varvebackup/varve/backend"
 	"github.com/varvebackup/varve/backend/dir"
@@ -47,7 +54,9 @@ var scheme = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]+:`)
 // URL opens the store at a path or URL. What begins with letters and a colon is
 // a URL (./a:b is a path). The error is ErrScheme for a scheme that is none of
 // the above, fs.ErrNotExist if the folder is missing and is not to be created,
-// and otherwise that of the store. A Backend that is an io.Closer keeps
+// and otherwise that of the store. A bucket is sent nothing yet, but with as-of,
+// where it is asked whether it keeps versions: errors.ErrUnsupported if it never
+// did. A Backend that is an io.Closer, as any bucket is, also as of a time, keeps
 // connections, which Close ends.
 func URL(ctx context.Context, rawURL string, o *Options) (backend.Backend, error) {
 	if o == nil {
@@ -110,6 +119,7 @@ func openS3(ctx context.Context, rawURL string) (backend.Backend, error) {
 		return fail("the part behind the ? can't be read")
 	}
 	o := s3.Options{Prefix: u.Path}
+	var asOf time.Time
 	for name, values := range query {
 		if len(values) != 1 {
 			return fail("%s is there %d times", name, len(values))
@@ -133,15 +143,56 @@ func openS3(ctx context.Context, rawURL string) (backend.Backend, error) {
 				return fail("insecure is 1 or 0, not %q", v)
 			}
 			o.Insecure = flag
+		case "as-of":
+			if asOf, err = moment(v); err != nil {
+				return fail("as-of is a time like 2026-11-19T08:30:00Z, or a date like 2026-11-19, not %q", v)
+			}
 		default:
-			return fail("%q means nothing here (there are endpoint, region, path-style, insecure and ca)", name)
+			return fail("%q means nothing here (there are endpoint, region, path-style, insecure, ca and as-of)", name)
 		}
 	}
 	b, err := s3.Open(ctx, u.Host, &o)
 	if err != nil {
 		return nil, err
 	}
-	return b, nil
+	if asOf.IsZero() {
+		return b, nil
+	}
+	kept, err := b.KeepsVersions(ctx)
+	if err == nil && !kept {
+		// Its view would be the present, less what was replaced since.
+		err = fmt.Errorf("backend/open: the bucket %s keeps no versions, so what it held at an earlier time is not known; switch versions on, and from then on it is: %w", u.Host, errors.ErrUnsupported)
+	}
+	if err != nil {
+		b.Close()
+		return nil, err
+	}
+	v := backend.AsOf(b, asOf)
+	return &view{v, v.(backend.Retainer), v.(backend.Versioner), b}, nil
+}
+
+// A view is a bucket as of a time, which is closed like the bucket.
+type view struct {
+	backend.Backend
+	backend.Retainer
+	backend.Versioner
+	io.Closer
+}
+
+// Unwrap returns the Backend without Close.
+func (v *view) Unwrap() backend.Backend { return v.Backend }
+
+// moment reads a date, or a time whose offset's + may have become a space, which
+// it is in a query.
+func moment(s string) (time.Time, error) {
+	t, err := time.Parse(time.DateOnly, s)
+	if err != nil {
+		t, err = time.Parse(time.RFC3339, strings.Replace(s, " ", "+", 1))
+	}
+	if err == nil && t.IsZero() {
+		err = errors.New("the first moment of all")
+	}
+	return t, err
 }
 
 // filePath returns the path of a file: URL.

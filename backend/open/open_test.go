@@ -12,10 +12,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"go.uber.org/goleak"
 
 	"github.com/varvebackup/varve/backend"
 	"github.com/varvebackup/varve/backend/backendtest"
 	"github.com/varvebackup/varve/backend/open"
+	"github.com/varvebackup/varve/internal/miniotest"
 )
 
 func TestContract(t *testing.T) {
@@ -102,12 +106,80 @@ func TestS3(t *testing.T) {
 	for _, bad := range []string{
 		"s3:", "s3:bucket", "s3://", "s3:///prefix", "s3://bucket:9000/x", "s3://key:secret@bucket/x", "s3://bucket/x#y", "s3://bucket/a//b",
 		"s3://bucket/x?endpoint=a&endpoint=b", "s3://bucket/x?insecure=maybe", "s3://bucket/x?path-style=", "s3://bucket/x?secret=secret",
+		"s3://bucket/x?as-of=yesterday", "s3://bucket/x?as-of=", "s3://bucket/x?as-of=2026-13-01", "s3://bucket/x?as-of=2026-11-19T00:00:00", "s3://bucket/x?as-of=0001-01-01",
 		"s3://bucket/x?endpoint=http://host", "s3://bucket/x?ca=/none/such",
 	} {
 		b, err := open.URL(t.Context(), bad, nil)
 		if err == nil || b != nil || strings.Contains(err.Error(), "key:secret") {
 			t.Errorf("%s: %v, %v; want an error", bad, b, err)
 		}
+	}
+}
+
+// With as-of, a bucket is what it was, and one that can't know says so.
+func TestAsOf(t *testing.T) {
+	srv := miniotest.Start(t)
+	t.Setenv("AWS_ACCESS_KEY_ID", srv.AccessKey)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", srv.SecretKey)
+	before := goleak.IgnoreCurrent()
+	defer goleak.VerifyNone(t, before)
+	openURL := func(bucket, more string) (backend.Backend, error) {
+		return open.URL(t.Context(), "s3://"+bucket+"/p?insecure=1&region=us-east-1&endpoint="+srv.Endpoint+more, nil)
+	}
+	bucket := srv.Bucket()
+	if err := srv.Client().EnableVersioning(t.Context(), bucket); err != nil {
+		t.Fatal(err)
+	}
+	b, err := openURL(bucket, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.(io.Closer).Close()
+	for _, data := range []string{"old", "new"} {
+		if err := backend.PutBytes(t.Context(), b, "x", []byte(data), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var times []time.Time
+	for v, err := range backend.Versions(t.Context(), b, "x") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		times = append(times, v.Modified)
+	}
+	if len(times) != 2 || !times[0].After(times[1]) {
+		t.Fatalf("times %v", times)
+	}
+	tomorrow := times[0].UTC().Add(24 * time.Hour).Format(time.DateOnly)
+	for at, want := range map[string]string{
+		times[1].UTC().Format(time.RFC3339Nano): "old", times[0].UTC().Format(time.RFC3339Nano): "new", tomorrow: "new",
+		times[1].In(time.FixedZone("", 3600)).Format(time.RFC3339Nano): "old", "2001-02-03": "",
+		strings.Replace(times[1].In(time.FixedZone("", 3600)).Format(time.RFC3339Nano), "+", "%2B", 1): "old",
+	} {
+		v, err := openURL(bucket, "&as-of="+at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := v.Get(t.Context(), "x", 0, -1, nil)
+		if want == "" && !errors.Is(err, fs.ErrNotExist) || want != "" && err != nil || string(got) != want {
+			t.Errorf("as of %s: %q, %v; want %q", at, got, err, want)
+		}
+		if err := v.Delete(t.Context(), "x"); !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("as of %s: delete: %v", at, err)
+		}
+		if _, ok := v.(backend.Versioner); !ok {
+			t.Error("its versions are out of reach")
+		}
+		if err := v.(io.Closer).Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	plain := srv.Bucket()
+	if v, err := openURL(plain, "&as-of=2026-11-19"); !errors.Is(err, errors.ErrUnsupported) || v != nil || !strings.Contains(err.Error(), "keeps no versions") {
+		t.Errorf("as of a time, without versions: %v, %v", v, err)
+	}
+	if v, err := openURL("none-such", "&as-of=2026-11-19"); err == nil || v != nil || !strings.Contains(err.Error(), "there is no bucket none-such") {
+		t.Errorf("as of a time, without a bucket: %v, %v", v, err)
 	}
 }
 

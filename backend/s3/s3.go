@@ -21,6 +21,25 @@
 //     it may be its own.
 //   - Keys below the prefix that can't be an object's name are not listed.
 //
+// It is a [backend.Versioner], and where the bucket has object lock, a
+// [backend.Retainer]:
+//
+//   - A put with a lock is one request, too, so there is no moment without it. A
+//     bucket without object lock, or a service that knows of none, is asked
+//     before the first one, and gets nothing.
+//   - Delete asks once whether the bucket ever kept versions. If it did, it
+//     deletes each of them by its id, the newest last: nothing older comes to
+//     light on the way, nor when one is locked. It never leaves a mark.
+//   - Besides s3:GetObject, s3:PutObject and s3:ListBucket, this takes
+//     s3:GetBucketVersioning, s3:ListBucketVersions, s3:GetObjectVersion and
+//     s3:DeleteObjectVersion for versions (and s3:DeleteObject without), and
+//     s3:GetBucketObjectLockConfiguration, s3:GetObjectRetention and
+//     s3:PutObjectRetention for locks. An error names the one that is missing.
+//   - Governance is as strong as the service has it. At Amazon,
+//     s3:BypassGovernanceRetention ends such a lock. MinIO (as of 2026-02) lets
+//     every user do that who has a key, whatever the policies say, and its
+//     s3:PutObjectRetention shortens one; only compliance holds there.
+//
 // Errors say what to do. None of a missing bucket, bad credentials, a wrong
 // region, a clock that is off, a failed TLS handshake or a proxy's HTML page
 // passes for an object, or a store, that is not there.
@@ -81,7 +100,8 @@ type Options struct {
 	Retry *backend.RetryOptions
 }
 
-// A Bucket is a backend.Backend in a bucket, or below a prefix in one.
+// A Bucket is a backend.Backend in a bucket, or below a prefix in one, with
+// versions and locks where the bucket has them.
 type Bucket struct {
 	core     minio.Core
 	name     string

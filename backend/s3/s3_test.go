@@ -50,9 +50,7 @@ func (h hiding) Hide(ctx context.Context, name string) error {
 var kinds = map[string]func(srv *miniotest.Server) (bucket string){
 	"plain":    (*miniotest.Server).Bucket,
 	"versions": versionedBucket,
-	"locks": func(srv *miniotest.Server) string {
-		return srv.BucketWith(minio.MakeBucketOptions{ObjectLocking: true})
-	},
+	"locks":    lockBucket,
 	"suspended": func(srv *miniotest.Server) string {
 		name := versionedBucket(srv)
 		if err := srv.Client().SuspendVersioning(context.Background(), name); err != nil {

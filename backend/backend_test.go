@@ -2,9 +2,11 @@ package backend_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -55,4 +57,37 @@ func Example() {
 	// Output:
 	// backend: put config/1: append-only, and the object exists: permission denied
 	// config/1 5 <nil>
+}
+
+func ExampleAsOf() {
+	ctx := context.Background()
+	now := time.Date(2026, 11, 19, 8, 0, 0, 0, time.UTC)
+	store := mem.New(&mem.Options{Versions: true, Now: func() time.Time { return now }})
+	for _, data := range []string{"monday's", "tuesday's"} {
+		if err := backend.PutBytes(ctx, store, "x", []byte(data), nil); err != nil {
+			fmt.Println(err)
+		}
+		now = now.Add(24 * time.Hour)
+	}
+	then := backend.AsOf(store, time.Date(2026, 11, 19, 12, 0, 0, 0, time.UTC))
+	data, err := then.Get(ctx, "x", 0, -1, nil)
+	fmt.Printf("%s %v\n", data, err)
+	// Output: monday's <nil>
+}
+
+func ExampleRetain() {
+	ctx := context.Background()
+	now := time.Date(2026, 11, 19, 8, 0, 0, 0, time.UTC)
+	store := mem.New(&mem.Options{Versions: true, Now: func() time.Time { return now }})
+	month := backend.Retention{Mode: backend.Compliance, Until: now.AddDate(0, 1, 0)}
+	if err := backend.PutBytes(ctx, store, "x", []byte("data"), &backend.PutOptions{Retain: month}); err != nil {
+		fmt.Println(err)
+	}
+	err := store.Delete(ctx, "x")
+	fmt.Println(errors.Is(err, backend.ErrRetained))
+	month.Until = month.Until.AddDate(0, 1, 0)
+	fmt.Println(backend.Retain(ctx, store, "x", "", month))
+	// Output:
+	// true
+	// <nil>
 }

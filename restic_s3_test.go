@@ -19,11 +19,15 @@ import (
 )
 
 // BenchmarkResticS3 runs the first backup of BenchmarkRestic into a bucket of a MinIO on this machine, by varve and by restic in turns, each into a fresh
-// repository. restic/varve is how many times as fast varve is. In turns with them it backs up to a folder, and puts the packs that are there then into
+// repository; of the random bytes, there are 128 MiB unless VARVE_TEST_LONG=1. restic/varve is how many times as fast varve is. In turns with them it backs up to a folder, and puts the packs that are there then into
 // a bucket, four at a time, with minio-go alone: varve/floor is the time to the bucket by the sum of these two. -benchtime 5x gives five rounds.
 func BenchmarkResticS3(b *testing.B) {
 	srv := miniotest.Start(b)
-	restic, varve, input, other := againstRestic(b)
+	size := int64(128 << 20)
+	if os.Getenv("VARVE_TEST_LONG") != "" {
+		size = 1 << 30
+	}
+	restic, varve, input, other := againstRestic(b, size)
 	tmp := b.TempDir()
 	key := try(crypt.NewKey())
 	env := []string{"AWS_ACCESS_KEY_ID=" + srv.AccessKey, "AWS_SECRET_ACCESS_KEY=" + srv.SecretKey, "AWS_REGION=us-east-1"}

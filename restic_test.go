@@ -15,16 +15,16 @@ import (
 	"github.com/varvebackup/varve/crypt"
 )
 
-// againstRestic returns the two programs, and two folders to back up: 1 GiB of random bytes and the Go distribution. Skipped where there is no restic.
-func againstRestic(b *testing.B) (restic, varve, input, other string) {
+// againstRestic returns the two programs, and two folders to back up: so many random bytes, 64 MiB at most with -short, and the Go distribution. Skipped where
+// there is no restic.
+func againstRestic(b *testing.B, size int64) (restic, varve, input, other string) {
 	b.Helper()
 	restic, err := exec.LookPath("restic")
 	if err != nil {
 		b.Skip("no restic in the path (Debian: restic)")
 	}
-	size := int64(1 << 30)
 	if testing.Short() {
-		size = 64 << 20
+		size = min(size, 64<<20)
 	}
 	tmp := b.TempDir()
 	input = filepath.Join(tmp, "input")
@@ -56,7 +56,7 @@ func againstRestic(b *testing.B) (restic, varve, input, other string) {
 // repository on the same disk with the input in the page cache, and reports the medians, their ratio and, where GNU time is installed, each one's peak memory: a process that this one starts
 // itself would be charged with this one's. Skipped where there is no restic. -benchtime 5x gives five rounds.
 func BenchmarkRestic(b *testing.B) {
-	restic, varve, input, other := againstRestic(b)
+	restic, varve, input, other := againstRestic(b, 1<<30)
 	tmp := b.TempDir()
 	key, err := crypt.NewKey()
 	if err != nil {

@@ -2,7 +2,10 @@ package repo
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"iter"
 
 	"github.com/varvebackup/varve/backend"
 )
@@ -21,4 +24,42 @@ func Heal(ctx context.Context, dst, src backend.Backend, o *CopyOptions) (*CopyR
 		return rep, fmt.Errorf("heal: %w", err)
 	}
 	return rep, nil
+}
+
+// rest verifies what the destination has and the source has not.
+func (c *copier) rest(ctx context.Context) error {
+	return c.each(ctx, func(context.Context) iter.Seq2[backend.Info, error] {
+		var infos []backend.Info
+		for id, h := range c.packs {
+			if !h.settled {
+				infos = append(infos, backend.Info{Name: packName(id), Size: int64(h.size)})
+			}
+		}
+		for name, h := range c.others {
+			if !h.settled {
+				infos = append(infos, backend.Info{Name: name, Size: int64(h.size)})
+			}
+		}
+		return func(yield func(backend.Info, error) bool) {
+			for _, info := range infos {
+				if !yield(info, nil) {
+					return
+				}
+			}
+		}
+	}, func(ctx context.Context, info backend.Info) error {
+		why, err := c.inspect(ctx, info.Name)
+		if err != nil {
+			return err
+		}
+		c.settle(info.Name, func(r *CopyReport) {
+			switch {
+			case why == nil:
+				r.Present++
+			case !errors.Is(why, fs.ErrNotExist):
+				note(&r.Destination, &r.DestinationMore, info.Name, fmt.Errorf("%w, and the source has none", why))
+			}
+		})
+		return nil
+	})
 }

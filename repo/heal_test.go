@@ -36,10 +36,10 @@ func TestHeal(t *testing.T) {
 		hurt func([]byte) []byte
 	}{"deleted", nil})
 	copyStores(t, func(t *testing.T, store func() backend.Backend) {
+		hurt := d.copy(t, store())
 		for _, kind := range healKinds {
 			for _, way := range ways {
 				for _, all := range []bool{false, true} {
-					hurt := d.copy(t, store())
 					names := dmgNames(t, hurt.b, kind)
 					if !all {
 						names = names[:1]

@@ -480,7 +480,7 @@ func (c *checker) small(ctx context.Context, names []string) error {
 	// What is wrong in the place of a commit hurts that snapshot.
 	for name, f := range c.hurt {
 		if strings.HasPrefix(name, snapshotsPrefix) && !f.Harmless && !f.Elsewhere {
-			if session := sessionOf(name); forgotten[session] {
+			if session := sessionOf(name); forgotten[session].forgotten {
 				f.Harmless = true
 			} else {
 				f.Snapshots = []string{session}
@@ -495,7 +495,7 @@ func (c *checker) small(ctx context.Context, names []string) error {
 	}
 	for _, session := range committed {
 		name := snapshotName(session)
-		if forgotten[session] || there[name] {
+		if forgotten[session].forgotten || there[name] {
 			continue
 		}
 		// It may have been committed after the list was taken.
@@ -507,7 +507,7 @@ func (c *checker) small(ctx context.Context, names []string) error {
 			return err
 		}
 	}
-	c.snaps = slices.DeleteFunc(c.snaps, func(s *Snapshot) bool { return forgotten[s.ID] })
+	c.snaps = slices.DeleteFunc(c.snaps, func(s *Snapshot) bool { return forgotten[s.ID].forgotten })
 	slices.SortFunc(c.snaps, func(a, b *Snapshot) int { return strings.Compare(a.ID, b.ID) })
 	return nil
 }

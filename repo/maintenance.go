@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -36,6 +37,9 @@ type sessionRecord struct {
 // maintenance is what signed records say: which packs not to rely upon.
 type maintenance struct {
 	state map[pack.ID]index.State
+	runs  map[int]*collection // by number
+	last  int                 // the highest number
+	taken map[string]bool     // names under gc/, whatever is there
 	// junk are objects under gc/ that maintenance did not sign, or that are damaged, and what is missing there. They count for nothing.
 	junk []*DamageError
 	// lost are those of them that said which packs may vanish, and now nobody knows. What was forged is not among them: its hash is right and its signature is not.
@@ -43,6 +47,23 @@ type maintenance struct {
 }
 
 func (m *maintenance) of(id pack.ID) index.State { return m.state[id] }
+
+// collection is one run of the collector, as its records tell.
+type collection struct {
+	n          int
+	begun      time.Time // when the store got the candidates
+	candidates *packList
+	verdict    *packList // nil: none was given yet
+	done       bool
+}
+
+// open returns the collection that is not done; nil if there is none.
+func (m *maintenance) open() *collection {
+	if c := m.runs[m.last]; c != nil && !c.done && c.candidates != nil {
+		return c
+	}
+	return nil
+}
 
 // record is an object under gc/ as it was read.
 type record struct {
@@ -55,10 +76,14 @@ type record struct {
 
 // loadMaintenance reads gc/: the candidates of collections that are not done, and every verdict ever given. A session does so before it reads the index.
 func (r *Repo) loadMaintenance(ctx context.Context) (*maintenance, error) {
-	names, err := listNames(ctx, r.backend, gcPrefix)
-	if err != nil {
-		return nil, err
+	stored := map[string]time.Time{}
+	for info, err := range r.backend.List(ctx, gcPrefix) {
+		if err != nil {
+			return nil, err
+		}
+		stored[info.Name] = info.Modified
 	}
+	names := sortedKeys(stored)
 	records := make([]record, len(names))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
@@ -81,7 +106,7 @@ func (r *Repo) loadMaintenance(ctx context.Context) (*maintenance, error) {
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	m := &maintenance{state: map[pack.ID]index.State{}}
+	m := &maintenance{state: map[pack.ID]index.State{}, runs: map[int]*collection{}, taken: map[string]bool{}}
 	lists := map[string]*packList{}
 	done, begun, last := map[int]bool{}, map[int]bool{}, 0
 	for i, name := range names {
@@ -129,6 +154,13 @@ func (r *Repo) loadMaintenance(ctx context.Context) (*maintenance, error) {
 		if name := gcName(n) + doneSuffix; n < last && !done[n] && !slices.ContainsFunc(m.junk, func(d *DamageError) bool { return d.Object == name }) {
 			m.junk = append(m.junk, &DamageError{Object: name, Err: fs.ErrNotExist})
 		}
+	}
+	m.last = last
+	for _, name := range names {
+		m.taken[name] = true
+	}
+	for n := range begun {
+		m.runs[n] = &collection{n: n, begun: stored[gcName(n)], candidates: lists[gcName(n)], verdict: lists[gcName(n)+freeSuffix], done: done[n]}
 	}
 	for name, l := range lists {
 		kind, n, _ := gcKind(name)
@@ -230,57 +262,6 @@ func (r *Repo) openObject(name string, object []byte, want ...crypt.Kind) (crypt
 		err = &DamageError{Object: name, Err: err}
 	}
 	return kind, body, err
-}
-
-// forgotten returns the sessions whose snapshots a signed record forgets. Records that nobody signed, or that are damaged, come back as junk.
-func (r *Repo) forgotten(ctx context.Context) (map[string]bool, []*DamageError, error) {
-	names, err := listNames(ctx, r.backend, forgottenPrefix)
-	if err != nil {
-		return nil, nil, err
-	}
-	damage := make([]*DamageError, len(names))
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(8)
-	for i, name := range names {
-		g.Go(func() error {
-			err := r.checkForgotten(gctx, name, strings.TrimPrefix(name, forgottenPrefix))
-			if d, ok := errors.AsType[*DamageError](err); ok {
-				damage[i], err = d, nil
-			}
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return nil, nil, err
-	}
-	set := map[string]bool{}
-	var junk []*DamageError
-	for i, name := range names {
-		if damage[i] != nil {
-			junk = append(junk, damage[i])
-		} else {
-			set[strings.TrimPrefix(name, forgottenPrefix)] = true
-		}
-	}
-	return set, junk, nil
-}
-
-func (r *Repo) checkForgotten(ctx context.Context, name, session string) error {
-	if !validSession(session) {
-		return &DamageError{Object: name, Err: errNoSuchName}
-	}
-	_, body, err := r.openSealed(ctx, name, crypt.KindForgotten)
-	if err != nil {
-		return err
-	}
-	var rec sessionRecord
-	if err := tree.Unmarshal(body, &rec); err != nil {
-		return &DamageError{Object: name, Err: err}
-	}
-	if rec.Session != session {
-		return &DamageError{Object: name, Err: fmt.Errorf("it forgets %s", rec.Session)}
-	}
-	return nil
 }
 
 func sortedKeys[V any](m map[string]V) []string {

@@ -450,6 +450,10 @@ type protocol struct {
 	grace  time.Duration // for the last words of a session that was cancelled
 
 	segment time.Duration // between segments, however little they name
+
+	margin time.Duration // packs younger than this are no candidates
+	undo   time.Duration // what was forgotten can be taken back for so long
+	slack  time.Duration // and is kept for so much longer
 }
 
 var times = protocol{
@@ -460,4 +464,8 @@ var times = protocol{
 	grace:  10 * time.Second,
 
 	segment: 30 * time.Second,
+
+	margin: 49 * time.Hour,
+	undo:   7 * 24 * time.Hour,
+	slack:  48 * time.Hour,
 }

@@ -206,7 +206,7 @@ func (r *Repo) snapshotNames(ctx context.Context, series string) ([]string, erro
 	}
 	names = slices.DeleteFunc(names, func(n string) bool {
 		session := sessionOf(n)
-		return forgotten[session] || !validSession(session) || snapshotName(session) != n
+		return forgotten[session].forgotten || !validSession(session) || snapshotName(session) != n
 	})
 	slices.SortFunc(names, func(a, b string) int { return strings.Compare(sessionOf(a), sessionOf(b)) })
 	return names, nil

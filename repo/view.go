@@ -68,13 +68,18 @@ func (r *Repo) loadView(ctx context.Context) (*view, error) {
 
 // look is loadView for readers, who have no use for that knowledge. What is in strays is found as well.
 func (r *Repo) look(ctx context.Context, strays []stray) (*view, error) {
+	return r.lookWithout(ctx, strays, nil)
+}
+
+// lookWithout is look for a repository without some segments.
+func (r *Repo) lookWithout(ctx context.Context, strays []stray, junk map[string]bool) (*view, error) {
 	const tries = 10
 	for try := 1; ; try++ {
 		m, err := r.loadMaintenance(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("read the state of maintenance: %w", err)
 		}
-		v, err := r.loadIndex(ctx, m, strays)
+		v, err := r.loadIndex(ctx, m, strays, junk)
 		// A listed segment that is not there was replaced in the meantime: start over.
 		if errors.Is(err, errVanished) && try < tries {
 			continue
@@ -96,7 +101,7 @@ type opened struct {
 	damage    *DamageError
 }
 
-func (r *Repo) loadIndex(ctx context.Context, m *maintenance, strays []stray) (*view, error) {
+func (r *Repo) loadIndex(ctx context.Context, m *maintenance, strays []stray, junk map[string]bool) (*view, error) {
 	type listed struct {
 		name   string
 		stored int64
@@ -107,6 +112,9 @@ func (r *Repo) loadIndex(ctx context.Context, m *maintenance, strays []stray) (*
 	for info, err := range r.backend.List(ctx, indexPrefix) {
 		if err != nil {
 			return nil, err
+		}
+		if junk[info.Name] {
+			continue
 		}
 		all = append(all, listed{info.Name, info.Modified.Unix()})
 		size += info.Size

@@ -4,6 +4,8 @@ package walk
 import (
 	"context"
 	"fmt"
+	"iter"
+	"math/bits"
 	"slices"
 	"sync"
 
@@ -37,6 +39,19 @@ func (b Bitmap) Set(i uint32) bool {
 	return old&bit == 0
 }
 
+// All yields the elements in ascending order.
+func (b Bitmap) All() iter.Seq[uint32] {
+	return func(yield func(uint32) bool) {
+		for i, w := range b {
+			for ; w != 0; w &= w - 1 {
+				if !yield(uint32(i*64 + bits.TrailingZeros64(w))) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // Missing is a blob that is needed and of which the index knows no copy; a base that a copy of one is compressed with, of which it knows none that lies less deep; a chunk
 // of which it knows none of the length that its list says; or a tree node that cannot be read.
 type Missing struct {
@@ -49,13 +64,16 @@ type Missing struct {
 type Result struct {
 	// Needed has every copy of every needed blob, and of every base that one of those copies needs, through all depths.
 	Needed Bitmap
+	// Reached has, of every blob that a tree names, one copy: the first that Find returns, of content the first of the length that the tree says. What is needed only as a base is
+	// not in it. Whoever deletes chooses which copies stay.
+	Reached Bitmap
 	// Missing is what could not be followed: what lies below a node in it is not in Needed. Whoever deletes must not when it is not empty.
 	Missing []Missing
 }
 
 // Run walks all trees from the given nodes on, each node once, by several workers. load reads a node. The error is ctx's.
 func Run(ctx context.Context, x *index.Index, load tree.Load, roots []pack.ID, workers int) (*Result, error) {
-	w := &walker{x: x, load: load, res: &Result{Needed: NewBitmap(x.Len())}, frames: NewBitmap(x.Frames()), nodes: NewBitmap(x.Len()), missing: map[pack.ID]bool{}}
+	w := &walker{x: x, load: load, res: &Result{Needed: NewBitmap(x.Len()), Reached: NewBitmap(x.Len())}, frames: NewBitmap(x.Frames()), nodes: NewBitmap(x.Len()), missing: map[pack.ID]bool{}}
 	w.cond = sync.NewCond(&w.mu)
 	for _, id := range roots {
 		w.need(id, Tree, 0)
@@ -177,9 +195,14 @@ func (w *walker) need(id pack.ID, kind uint8, length uint64) {
 		w.miss(id, kind, nil)
 		return
 	}
-	if length != 0 && !slices.ContainsFunc(w.copies, func(c index.Copy) bool { return uint64(c.Length) == length }) {
-		w.miss(id, kind, fmt.Errorf("%w: no copy of a chunk is as long as its list says", tree.ErrDamaged))
+	first := 0
+	if length != 0 {
+		if first = slices.IndexFunc(w.copies, func(c index.Copy) bool { return uint64(c.Length) == length }); first < 0 {
+			w.miss(id, kind, fmt.Errorf("%w: no copy of a chunk is as long as its list says", tree.ErrDamaged))
+			first = 0
+		}
 	}
+	w.res.Reached.Set(w.copies[first].Ordinal)
 	// The first copy stands for the blob: a node that was only marked as somebody's base is yet to be walked.
 	if kind == Tree && w.nodes.Set(w.copies[0].Ordinal) {
 		w.stack = append(w.stack, id)

@@ -1,0 +1,212 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/varvebackup/varve/backend"
+	"github.com/varvebackup/varve/crypt"
+	"github.com/varvebackup/varve/repo/internal/tree"
+)
+
+// forgottenName is the nth word on whether a snapshot is forgotten: it is with the first, is not with the second, and so on.
+func forgottenName(session string, n int) string {
+	if n == 0 {
+		return forgottenPrefix + session
+	}
+	return forgottenPrefix + session + "." + strconv.Itoa(n)
+}
+
+// oblivion is what signed records say of one snapshot.
+type oblivion struct {
+	words     int       // how many there are
+	forgotten bool      // the last of them that counts says so
+	since     time.Time // when the store got that word
+}
+
+// forgotten returns what records under forgotten/ say, by session. Records that nobody signed, or that are damaged, come back as junk.
+//
+// A snapshot is forgotten by the first record and taken back by the second, in turn. A word that takes back counts only if the store got it within the undo window; later the
+// collector may have acted on the one before. All times are the store's, so all who read them agree.
+func (r *Repo) forgotten(ctx context.Context) (map[string]oblivion, []*DamageError, error) {
+	var infos []backend.Info
+	for info, err := range r.backend.List(ctx, forgottenPrefix) {
+		if err != nil {
+			return nil, nil, err
+		}
+		infos = append(infos, info)
+	}
+	damage := make([]*DamageError, len(infos))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for i, info := range infos {
+		g.Go(func() error {
+			err := r.checkForgotten(gctx, info.Name)
+			if d, ok := errors.AsType[*DamageError](err); ok {
+				damage[i], err = d, nil
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, nil, err
+	}
+	said := map[string]map[int]time.Time{}
+	var junk []*DamageError
+	for i, info := range infos {
+		if damage[i] != nil {
+			junk = append(junk, damage[i])
+			continue
+		}
+		session, n, _ := parseForgotten(info.Name)
+		if said[session] == nil {
+			said[session] = map[int]time.Time{}
+		}
+		said[session][n] = info.Modified
+	}
+	set := make(map[string]oblivion, len(said))
+	for session, at := range said {
+		var o oblivion
+		for ; ; o.words++ {
+			t, ok := at[o.words]
+			if !ok {
+				break
+			}
+			if o.words%2 == 0 {
+				if !o.forgotten {
+					o.forgotten, o.since = true, t
+				}
+			} else if t.Sub(o.since) <= times.undo {
+				o.forgotten = false
+			}
+		}
+		if o.words > 0 {
+			set[session] = o
+		}
+	}
+	return set, junk, nil
+}
+
+// parseForgotten takes apart the name of an object under forgotten/.
+func parseForgotten(name string) (session string, n int, ok bool) {
+	session, rest, has := strings.Cut(strings.TrimPrefix(name, forgottenPrefix), ".")
+	if has {
+		if n, ok = number(rest); !ok {
+			return "", 0, false
+		}
+	}
+	return session, n, validSession(session)
+}
+
+func (r *Repo) checkForgotten(ctx context.Context, name string) error {
+	session, _, ok := parseForgotten(name)
+	if !ok {
+		return &DamageError{Object: name, Err: errNoSuchName}
+	}
+	_, body, err := r.openSealed(ctx, name, crypt.KindForgotten)
+	if err != nil {
+		return err
+	}
+	var rec sessionRecord
+	if err := tree.Unmarshal(body, &rec); err != nil {
+		return &DamageError{Object: name, Err: err}
+	}
+	if rec.Session != session {
+		return &DamageError{Object: name, Err: fmt.Errorf("it forgets %s", rec.Session)}
+	}
+	return nil
+}
+
+// Forget marks snapshots, named by their ids, as forgotten: they are not listed any more, and can be taken back by Unforget for a week. What only they need stays until that and two
+// days have passed; then Prune frees it. One that is forgotten already is left as it is.
+//
+// ErrRole: a writer forgets nothing. fs.ErrNotExist: there is no such snapshot; nothing was forgotten then. After another error some may be.
+func (r *Repo) Forget(ctx context.Context, ids ...string) error {
+	err := r.own.say(ctx, ids, true)
+	if err != nil {
+		return fmt.Errorf("forget: %w", err)
+	}
+	return nil
+}
+
+// ErrTooLate says that what was forgotten can't be taken back any more.
+var ErrTooLate = errors.New("repo: it was forgotten too long ago")
+
+// Unforget takes back snapshots that were forgotten, named by their ids. One that is not forgotten is left as it is.
+//
+// ErrTooLate: the store got the word to forget more than a week ago. ErrRole and fs.ErrNotExist: as in Forget.
+func (r *Repo) Unforget(ctx context.Context, ids ...string) error {
+	err := r.own.say(ctx, ids, false)
+	if err != nil {
+		return fmt.Errorf("unforget: %w", err)
+	}
+	return nil
+}
+
+// say puts the next word on snapshots where the last one says the contrary.
+func (r *Repo) say(ctx context.Context, ids []string, forget bool) error {
+	if r.keys.Role() == crypt.Writer {
+		return fmt.Errorf("%w: a %v forgets nothing", ErrRole, r.keys.Role())
+	}
+	set, _, err := r.forgotten(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if !validSession(id) {
+			return fmt.Errorf("%q is no snapshot's id: %w", id, fs.ErrNotExist)
+		}
+		s, err := r.openSnapshot(ctx, snapshotName(id))
+		if err != nil {
+			return err
+		}
+		if s == nil {
+			return fmt.Errorf("%s is no snapshot: %w", id, fs.ErrNotExist)
+		}
+	}
+	for _, id := range ids {
+		if set[id].forgotten == forget {
+			continue
+		}
+		if err := r.sayOne(ctx, id, set[id], forget); err != nil {
+			return err
+		}
+		r.outdated()
+	}
+	return nil
+}
+
+func (r *Repo) sayOne(ctx context.Context, id string, o oblivion, forget bool) error {
+	name := forgottenName(id, o.words)
+	body, err := tree.Marshal(&sessionRecord{Session: id, Time: tree.TimeOf(time.Now())})
+	if err != nil {
+		return err
+	}
+	object, err := r.keys.Seal(crypt.KindForgotten, name, body)
+	if err != nil {
+		return err
+	}
+	if err := backend.PutBytes(ctx, r.backend, name, object, &backend.PutOptions{IfAbsent: true}); errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%w: somebody else said something of %s at the same time", ErrBusy, id)
+	} else if err != nil {
+		return err
+	}
+	if forget {
+		return nil
+	}
+	info, err := r.backend.Stat(ctx, name)
+	if err != nil {
+		return err
+	}
+	if age := info.Modified.Sub(o.since); age > times.undo {
+		return fmt.Errorf("%w: %s was forgotten %v ago, and can be taken back for %v", ErrTooLate, id, age.Round(time.Second), times.undo)
+	}
+	return nil
+}

@@ -1,0 +1,656 @@
+package repo
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/varvebackup/varve/backend"
+	"github.com/varvebackup/varve/crypt"
+	"github.com/varvebackup/varve/pack"
+	"github.com/varvebackup/varve/repo/internal/collect"
+	"github.com/varvebackup/varve/repo/internal/index"
+	"github.com/varvebackup/varve/repo/internal/tree"
+)
+
+// PruneOptions are for Prune. Nil and the zero value: do all that can be done now.
+type PruneOptions struct {
+	// DryRun only tells what a collection that begins now would condemn and copy.
+	DryRun bool
+	// MaxRepack bounds the bytes of packs that are copied because too little of them is needed. 0: no bound; negative: none is copied.
+	MaxRepack int64
+	// Exclusive frees at once. Sessions that are open are closed: their backups fail with ErrVoid.
+	Exclusive bool
+	// VoidOpen lets Exclusive close open sessions in a store without put-if-absent, too, where a backup that is just ending may be lost without an error.
+	VoidOpen bool
+	// Condemn names objects under index/, snapshots/ and gc/ that are to be taken for not there, and deleted: junk that keeps Prune from knowing what is needed.
+	Condemn []string
+	// Progress is called at most five times a second and once at the end, from one goroutine, never after Prune has returned.
+	Progress func(PruneProgress)
+}
+
+// PruneProgress is how far a Prune has come.
+type PruneProgress struct {
+	Doing       string // in one word or two
+	Done, Total int64  // bytes that are copied, or objects that are deleted
+	Elapsed     time.Duration
+}
+
+// PruneReport is what Prune did. Bytes are stored ones.
+type PruneReport struct {
+	Finished                      []int // numbers of the collections that came to their end
+	Freed                         int   // packs that were deleted
+	FreedBytes                    int64
+	Retained                      int // packs and segments that are locked: a later Prune deletes them
+	Voided                        []string
+	Snapshots                     int // forgotten ones that were removed for good
+	SegmentsWritten, SegmentsGone int
+	Run                           int       // number of the collection that is open now; 0: none
+	Due                           time.Time // when that can come to its end at the earliest, by the store's clock
+	Waiting                       []Waiting // the sessions for which it has to wait
+	Condemned                     int       // packs that it will free, if nothing changes
+	CondemnedBytes                int64
+	Repacked                      int // packs of those that were copied first, or would be
+	RepackedBytes, CopiedBytes    int64
+	Stored, Live                  int64          // bytes of all packs when it began, and of what is needed in them
+	Rotten                        []*DamageError // packs that could not be copied
+}
+
+// Waiting is a session that may have missed what was condemned.
+type Waiting struct {
+	Session string
+	Since   time.Time // when it began
+	Last    time.Time // when it last showed life; two days later it is closed
+}
+
+const (
+	wasteful   = 0.2     // a pack of which so much is not needed is copied
+	smallPack  = 3 << 20 // packs below are joined, when there are enough of one size
+	joinPacks  = 8
+	segmentMax = 32 << 20 // bytes of a rewritten segment, about
+	listMax    = 100_000  // packs that one collection condemns
+)
+
+// Prune frees what no snapshot needs, beside running backups. It is a collection in two steps that lie an hour apart at least: one call condemns, the next one, as
+// from tomorrow's timer, frees what is still not needed, and condemns again. A call that was interrupted anywhere is taken over by the next, whoever makes it. docs/DESIGN.md has the
+// protocol and why it holds.
+//
+// Packs of which a fifth is not needed, and small ones, are copied to new packs first: frame by frame, without being opened; an owner's key also takes frames apart of which little is needed.
+//
+// ErrRole: it takes a maintainer's or an owner's key. ErrBusy: Exclusive in a store without put-if-absent while sessions are open. *DamageError: it is not known what is
+// needed, because something is missing or damaged, so nothing was condemned or freed: Check tells more, Heal may bring it back, and Condemn takes junk out.
+// After another error the report tells what was done.
+func (r *Repo) Prune(ctx context.Context, o *PruneOptions) (*PruneReport, error) {
+	if o == nil {
+		o = &PruneOptions{}
+	}
+	p := &pruner{repo: r.own, opts: o, rep: &PruneReport{}, junk: map[string]bool{}, begun: time.Now()}
+	err := p.run(ctx)
+	r.own.outdated()
+	r.outdated()
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		return p.rep, fmt.Errorf("prune: %w", err)
+	}
+	return p.rep, nil
+}
+
+type pruner struct {
+	repo  *Repo
+	opts  *PruneOptions
+	rep   *PruneReport
+	junk  map[string]bool
+	begun time.Time
+
+	own string    // the collector's session
+	now time.Time // by the store's clock, when the session began
+
+	mu    sync.Mutex // guards doing
+	doing string
+	done  atomic.Int64
+	total atomic.Int64
+}
+
+func (p *pruner) step(doing string, total int64) {
+	p.mu.Lock()
+	p.doing = doing
+	p.mu.Unlock()
+	p.done.Store(0)
+	p.total.Store(total)
+}
+
+func (p *pruner) run(ctx context.Context) error {
+	r := p.repo
+	switch {
+	case r.keys.Role() == crypt.Writer:
+		return fmt.Errorf("%w: a %v frees nothing", ErrRole, r.keys.Role())
+	case r.config == nil:
+		return fmt.Errorf("nothing can be written without the config: %w", r.broken)
+	case !p.opts.Exclusive && r.backend.looksFirst && !p.opts.DryRun:
+		return fmt.Errorf("this store has no put-if-absent, so nothing can be freed beside backups: only exclusively (%w)", errors.ErrUnsupported)
+	}
+	for _, name := range p.opts.Condemn {
+		if !strings.HasPrefix(name, indexPrefix) && !strings.HasPrefix(name, snapshotsPrefix) && !strings.HasPrefix(name, gcPrefix) {
+			return fmt.Errorf("%s can't be condemned: only objects under %s, %s and %s: %w", name, indexPrefix, snapshotsPrefix, gcPrefix, fs.ErrInvalid)
+		}
+		p.junk[name] = true
+	}
+	if p.opts.Progress != nil {
+		defer ticker(func() {
+			p.mu.Lock()
+			doing := p.doing
+			p.mu.Unlock()
+			p.opts.Progress(PruneProgress{Doing: doing, Done: p.done.Load(), Total: p.total.Load(), Elapsed: time.Since(p.begun)})
+		})()
+	}
+	p.step("looking", 0)
+	if p.opts.DryRun {
+		p.now = time.Now()
+		s, err := r.survey(ctx, p.now, p.junk, nil)
+		if err != nil {
+			return err
+		}
+		if err := r.mark(ctx, s); err != nil {
+			return err
+		}
+		_, err = p.condemn(ctx, s)
+		return err
+	}
+	m, err := beginMarker(ctx, r.backend, newSession(r.keys, "", time.Now()), r.opts.Logger)
+	if err != nil {
+		return err
+	}
+	defer m.end(ctx, false)
+	p.own = m.id
+	info, err := r.backend.Stat(ctx, markerName(m.id))
+	if err != nil {
+		return err
+	}
+	p.now = info.Modified
+	if err := p.takeOut(ctx); err != nil {
+		return err
+	}
+	// First what is open comes to its end; then the next one begins, which ends at once only if nobody has to be waited for.
+	began := false
+	for {
+		gc, err := r.loadMaintenance(ctx)
+		if err != nil {
+			return err
+		}
+		if len(gc.lost) > 0 {
+			return &blockedError{gc.lost[0]}
+		}
+		if run := gc.open(); run != nil {
+			more, err := p.finish(ctx, run)
+			if err != nil || !more || began {
+				return err
+			}
+			continue
+		}
+		if began {
+			return nil
+		}
+		began, err = p.begin(ctx, gc)
+		if err != nil || !began || !p.opts.Exclusive {
+			return err
+		}
+	}
+}
+
+// takeOut deletes what a person condemned. What is locked is taken for not there as long as that person says so.
+func (p *pruner) takeOut(ctx context.Context) error {
+	for name := range p.junk {
+		if strings.HasPrefix(name, gcPrefix) {
+			// Only what counts for nothing: a record that maintenance signed is never removed.
+			kind, _, ok := gcKind(name)
+			if ok {
+				if _, _, err := p.repo.fetchSealed(ctx, name, kind); err == nil {
+					return fmt.Errorf("%s is a record of maintenance and in order, it stays: %w", name, fs.ErrInvalid)
+				} else if _, damaged := errors.AsType[*DamageError](err); !damaged {
+					return err
+				}
+			}
+		}
+		if err := p.delete(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// delete deletes an object, or counts it when it is locked.
+func (p *pruner) delete(ctx context.Context, name string) error {
+	err := p.repo.backend.Delete(ctx, name)
+	if errors.Is(err, backend.ErrRetained) {
+		p.mu.Lock()
+		p.rep.Retained++
+		p.mu.Unlock()
+		return nil
+	}
+	return err
+}
+
+// finish goes on with an open collection. more: it came to its end.
+func (p *pruner) finish(ctx context.Context, run *collection) (more bool, err error) {
+	r := p.repo
+	p.rep.Run, p.rep.Due, p.rep.Waiting = run.n, run.begun.Add(times.lag), nil
+	var s *survey
+	if run.verdict == nil {
+		// The candidates' own tick counts as before them, and so does the last one of the lag.
+		limit := run.begun.Add(times.lag)
+		if p.opts.Exclusive {
+			limit = p.later()
+		} else if !p.now.After(limit) {
+			p.count(run.candidates, nil)
+			return false, nil
+		}
+		p.step("waiting for sessions", 0)
+		s, err = r.survey(ctx, p.later(), p.junk, func(seen map[string]*seenSession) (bool, error) { return p.settle(ctx, seen, limit) })
+		if err != nil {
+			return false, err
+		}
+		if s == nil {
+			p.count(run.candidates, nil)
+			return false, nil
+		}
+		p.step("looking", 0)
+		if err := r.mark(ctx, s); err != nil {
+			return false, err
+		}
+		if run.verdict, err = p.judge(ctx, run, s); err != nil {
+			return false, err
+		}
+		for _, id := range run.verdict.Packs {
+			s.view.maint.state[pack.ID(id)] = index.Freed
+		}
+	} else if s, err = r.survey(ctx, p.later(), p.junk, nil); err != nil {
+		return false, err
+	}
+	if err := p.free(ctx, run, s); err != nil {
+		return false, err
+	}
+	p.rep.Finished = append(p.rep.Finished, run.n)
+	p.rep.Run, p.rep.Due = 0, time.Time{}
+	return true, nil
+}
+
+// later returns a time of the store that is surely not before anything that it has dated by now.
+func (p *pruner) later() time.Time { return p.now.Add(time.Since(p.begun)).Add(time.Second) }
+
+func (p *pruner) count(l *packList, packs map[pack.ID]backend.Info) {
+	p.rep.Condemned = len(l.Packs)
+	for _, id := range l.Packs {
+		p.rep.CondemnedBytes += packs[pack.ID(id)].Size
+	}
+}
+
+// settle sees to it that each session that began by limit has a manifest or a void, so that none can commit any more. ok is false if one has to be waited for.
+func (p *pruner) settle(ctx context.Context, seen map[string]*seenSession, limit time.Time) (ok bool, err error) {
+	r := p.repo
+	// That a place is taken may be learned from a list; that it is free, never.
+	taken := map[string]bool{}
+	for info, err := range r.backend.List(ctx, snapshotsPrefix) {
+		if err != nil {
+			return false, err
+		}
+		taken[info.Name] = true
+	}
+	var open []*seenSession
+	for _, id := range sortedKeys(seen) {
+		s := seen[id]
+		if id == p.own || s.first.After(limit) || taken[snapshotName(id)] {
+			continue
+		}
+		switch _, err := r.backend.Backend.Stat(ctx, snapshotName(id)); {
+		case err == nil:
+			continue
+		case !errors.Is(err, fs.ErrNotExist):
+			return false, err
+		}
+		if !s.ended && p.now.Sub(s.last) <= times.expire {
+			open = append(open, s)
+			continue
+		}
+		if err := r.putVoid(ctx, id); err != nil {
+			return false, err
+		}
+		p.rep.Voided = append(p.rep.Voided, id)
+	}
+	if len(open) > 0 && p.opts.Exclusive {
+		if r.backend.looksFirst && !p.opts.VoidOpen {
+			return false, fmt.Errorf("%w: %d sessions are open, %s among them, and this store has no put-if-absent: wait for them, or close them (VoidOpen)", ErrBusy, len(open), open[0].id)
+		}
+		for _, s := range open {
+			if err := r.putVoid(ctx, s.id); err != nil {
+				return false, err
+			}
+			p.rep.Voided = append(p.rep.Voided, s.id)
+		}
+		open = nil
+	}
+	for _, s := range open {
+		p.rep.Waiting = append(p.rep.Waiting, Waiting{Session: s.id, Since: s.first, Last: s.last})
+	}
+	return len(open) == 0, nil
+}
+
+// judge puts the verdict: of the candidates those that are still not needed. Whatever verdict stands is returned.
+func (p *pruner) judge(ctx context.Context, run *collection, s *survey) (*packList, error) {
+	r := p.repo
+	needed := map[pack.ID]bool{}
+	for _, st := range s.stats {
+		if len(st.Frames) > 0 {
+			needed[st.ID] = true
+		}
+	}
+	l := &packList{N: run.n, Packs: [][]byte{}}
+	for _, id := range run.candidates.Packs {
+		if !needed[pack.ID(id)] {
+			l.Packs = append(l.Packs, id)
+		}
+	}
+	return r.putList(ctx, crypt.KindVerdict, gcName(run.n)+freeSuffix, l)
+}
+
+// putList puts candidates or a verdict, and returns what stands there.
+func (r *Repo) putList(ctx context.Context, kind crypt.Kind, name string, l *packList) (*packList, error) {
+	body, err := tree.Marshal(l)
+	if err != nil {
+		return nil, err
+	}
+	object, err := r.keys.Seal(kind, name, body)
+	if err != nil {
+		return nil, err
+	}
+	err = backend.PutBytes(ctx, r.backend, name, object, &backend.PutOptions{IfAbsent: true})
+	if err == nil {
+		return l, nil
+	}
+	if !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	_, body, err = r.fetchSealed(ctx, name, kind)
+	if err != nil {
+		return nil, &blockedError{err}
+	}
+	there := &packList{}
+	if err := there.parse(body, l.N); err != nil {
+		return nil, &blockedError{&DamageError{Object: name, Err: err}}
+	}
+	return there, nil
+}
+
+// free does what a verdict says: segments without the freed packs, then the packs, then the end of the collection.
+func (p *pruner) free(ctx context.Context, run *collection, s *survey) error {
+	r := p.repo
+	if err := p.segments(ctx, s); err != nil {
+		return err
+	}
+	if err := p.sweep(ctx, s); err != nil {
+		return err
+	}
+	body, err := tree.Marshal(&doneRecord{N: run.n})
+	if err != nil {
+		return err
+	}
+	name := gcName(run.n) + doneSuffix
+	object, err := r.keys.Seal(crypt.KindDone, name, body)
+	if err != nil {
+		return err
+	}
+	if err := backend.PutBytes(ctx, r.backend, name, object, &backend.PutOptions{IfAbsent: true}); errors.Is(err, fs.ErrExist) {
+		if _, _, err := r.fetchSealed(ctx, name, crypt.KindDone); err != nil {
+			return &blockedError{err}
+		}
+	} else if err != nil {
+		return err
+	}
+	return p.tidy(ctx, s)
+}
+
+// sweep deletes all packs that any verdict names: those of older ones were locked, or came late.
+func (p *pruner) sweep(ctx context.Context, s *survey) error {
+	r := p.repo
+	var gone []pack.ID
+	for id := range s.packs {
+		if s.view.maint.of(id) == index.Freed {
+			gone = append(gone, id)
+		}
+	}
+	slices.SortFunc(gone, func(a, b pack.ID) int { return bytes.Compare(a[:], b[:]) })
+	p.step("deleting", int64(len(gone)))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for _, id := range gone {
+		g.Go(func() error {
+			err := r.backend.Delete(gctx, packName(id))
+			p.done.Add(1)
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			switch {
+			case err == nil:
+				p.rep.Freed++
+				p.rep.FreedBytes += s.packs[id].Size
+			case errors.Is(err, backend.ErrRetained):
+				p.rep.Retained++
+				err = nil
+			}
+			return err
+		})
+	}
+	return g.Wait()
+}
+
+// tidy removes manifests that were forgotten long ago, and markers of sessions that are over for good.
+func (p *pruner) tidy(ctx context.Context, s *survey) error {
+	removed := map[string]bool{}
+	for _, snap := range s.expired {
+		if err := p.delete(ctx, snapshotName(snap.ID)); err != nil {
+			return err
+		}
+		removed[snap.ID] = true
+		p.rep.Snapshots++
+	}
+	live := map[string]bool{}
+	for _, snap := range s.roots {
+		live[snap.ID] = true
+	}
+	for id, seen := range s.sessions {
+		// The end of one whose snapshot is there tells a check that there has to be one.
+		settled := s.taken[id] || s.said[id].forgotten
+		if id == p.own || !settled || p.now.Sub(seen.last) <= times.expire+times.slack {
+			continue
+		}
+		for _, name := range seen.markers {
+			if live[id] && strings.HasSuffix(name, endSuffix) {
+				continue
+			}
+			if err := p.repo.backend.Delete(ctx, name); err != nil && !errors.Is(err, backend.ErrRetained) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// begin puts the candidates of a new collection, after copying what of them is needed. began is false if there is nothing to free.
+func (p *pruner) begin(ctx context.Context, gc *maintenance) (began bool, err error) {
+	r := p.repo
+	p.step("looking", 0)
+	s, err := r.survey(ctx, p.later(), p.junk, nil)
+	if err != nil {
+		return false, err
+	}
+	if err := p.sweep(ctx, s); err != nil {
+		return false, err
+	}
+	p.step("looking", 0)
+	if err := r.mark(ctx, s); err != nil {
+		return false, err
+	}
+	l, err := p.condemn(ctx, s)
+	if err != nil {
+		return false, err
+	}
+	if len(l) == 0 {
+		// Nothing to free; what an older verdict left, segments and markers may still want looking after.
+		if err := p.segments(ctx, s); err != nil {
+			return false, err
+		}
+		return false, p.tidy(ctx, s)
+	}
+	n := gc.last + 1
+	for gc.taken[gcName(n)] || gc.taken[gcName(n)+freeSuffix] || gc.taken[gcName(n)+doneSuffix] {
+		n++ // somebody who may not has put something there
+	}
+	list := &packList{N: n}
+	for i := range l {
+		list.Packs = append(list.Packs, l[i][:])
+	}
+	there, err := r.putList(ctx, crypt.KindCandidates, gcName(n), list)
+	if err != nil {
+		return false, err
+	}
+	p.rep.Run = n
+	if info, err := r.backend.Stat(ctx, gcName(n)); err == nil {
+		p.rep.Due = info.Modified.Add(times.lag)
+	}
+	p.rep.Condemned, p.rep.CondemnedBytes = 0, 0
+	p.count(there, s.packs)
+	return true, nil
+}
+
+// condemn decides what can go: packs of which nothing is needed, and those that are worth copying, which it copies first. The ids are sorted.
+func (p *pruner) condemn(ctx context.Context, s *survey) ([]pack.ID, error) {
+	x := s.view.x
+	old := func(id pack.ID) bool {
+		info, ok := s.packs[id]
+		return ok && p.now.Sub(info.Modified) > times.margin
+	}
+	if p.opts.Exclusive {
+		old = func(id pack.ID) bool { _, ok := s.packs[id]; return ok }
+	}
+	// What young packs need as a base: their sessions may be running.
+	bases := map[pack.ID]bool{}
+	for n := range x.Frames() {
+		f := x.Frame(uint32(n))
+		if id := x.Pack(f.Pack).ID; len(f.Bases) > 0 && !old(id) {
+			for _, b := range f.Bases {
+				for _, c := range x.Find(nil, b, x.Kind(uint32(n))) {
+					bases[x.Pack(x.Frame(c.Frame).Pack).ID] = true
+				}
+			}
+		}
+	}
+	var dead []pack.ID
+	var worth []*collect.Pack
+	known := make(map[pack.ID]bool, len(s.stats))
+	tiers := map[int][]*collect.Pack{}
+	for i := range s.stats {
+		st := &s.stats[i]
+		known[st.ID] = true
+		state := s.view.maint.of(st.ID)
+		info, there := s.packs[st.ID]
+		if state != index.Freed && there {
+			p.rep.Stored += info.Size
+			p.rep.Live += st.Live
+		}
+		switch {
+		case state != index.Live || bases[st.ID]:
+		case len(st.Frames) == 0 && (old(st.ID) || !there && p.unborn(x, st)):
+			dead = append(dead, st.ID)
+		case !old(st.ID):
+		case p.waste(st, info.Size) >= wasteful:
+			worth = append(worth, st)
+		case info.Size < smallPack:
+			tier := 0
+			for size := info.Size; size > 4<<10; size /= joinPacks {
+				tier++
+			}
+			tiers[tier] = append(tiers[tier], st)
+		}
+	}
+	for id, info := range s.packs {
+		if !known[id] && s.view.maint.of(id) == index.Live {
+			p.rep.Stored += info.Size
+			if old(id) {
+				dead = append(dead, id) // no segment names it: its session died before it could, or it was never a pack
+			}
+		}
+	}
+	slices.SortFunc(worth, func(a, b *collect.Pack) int {
+		fa, fb := float64(p.live(a))/float64(s.packs[a.ID].Size), float64(p.live(b))/float64(s.packs[b.ID].Size)
+		switch {
+		case fa < fb:
+			return -1
+		case fa > fb:
+			return 1
+		}
+		return bytes.Compare(a.ID[:], b.ID[:])
+	})
+	for _, small := range tiers {
+		if len(small) >= joinPacks {
+			worth = append(worth, small...)
+		}
+	}
+	if len(dead) > listMax {
+		dead = dead[:listMax]
+	}
+	var take []*collect.Pack
+	for _, st := range worth {
+		size := s.packs[st.ID].Size
+		if p.opts.MaxRepack < 0 || p.opts.MaxRepack > 0 && p.rep.RepackedBytes+size > p.opts.MaxRepack || len(dead)+len(take) >= listMax {
+			continue
+		}
+		take = append(take, st)
+		p.rep.Repacked++
+		p.rep.RepackedBytes += size
+	}
+	if p.opts.DryRun {
+		for _, id := range dead {
+			p.rep.CondemnedBytes += s.packs[id].Size
+		}
+		p.rep.Condemned, p.rep.CondemnedBytes = len(dead)+len(take), p.rep.CondemnedBytes+p.rep.RepackedBytes
+		return nil, nil
+	}
+	copied, err := p.repack(ctx, s, take)
+	if err != nil {
+		return nil, err
+	}
+	all := append(dead, copied...)
+	slices.SortFunc(all, func(a, b pack.ID) int { return bytes.Compare(a[:], b[:]) })
+	return all, nil
+}
+
+// unborn tells of a pack that is indexed and not there whether it has been gone long enough.
+func (p *pruner) unborn(x *index.Index, st *collect.Pack) bool {
+	for n := range x.Frames() {
+		if f := x.Frame(uint32(n)); slices.Contains(st.Numbers, f.Pack) && p.now.Unix()-f.Birth <= int64(times.margin/time.Second) {
+			return false
+		}
+	}
+	return true
+}
+
+// live returns how many bytes of a pack a copy of what is needed in it takes.
+func (p *pruner) live(st *collect.Pack) (n int64) {
+	if p.repo.keys.Role() == crypt.Owner {
+		return st.Live
+	}
+	return st.Stored
+}
+
+func (p *pruner) waste(st *collect.Pack, size int64) float64 {
+	return 1 - float64(p.live(st))/float64(size)
+}

@@ -1,0 +1,264 @@
+package repo
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/varvebackup/varve/backend"
+	"github.com/varvebackup/varve/crypt"
+	"github.com/varvebackup/varve/pack"
+	"github.com/varvebackup/varve/repo/internal/index"
+)
+
+const (
+	deadSegment  = 0.25 // a segment of whose entries so many are of freed packs is rewritten
+	joinSegments = 8    // so many segments of one size become one
+)
+
+// putRewritten puts a segment that maintenance signs, with the births of frames.
+func (p *pruner) putRewritten(ctx context.Context, packs []index.Pack) error {
+	if len(packs) == 0 {
+		return nil
+	}
+	r := p.repo
+	payload := index.EncodeSegment(p.own, packs)
+	object, err := r.keys.Seal(crypt.KindRewritten, "", payload)
+	if err != nil {
+		return err
+	}
+	if len(object) > backend.MaxSize {
+		return fmt.Errorf("an index segment of %d bytes", len(object))
+	}
+	id := hashHex(object)
+	if err := putOnce(ctx, r.backend, indexName(id), object); err != nil {
+		return err
+	}
+	r.remember("index", id, []byte{byte(crypt.KindRewritten)}, payload)
+	p.rep.SegmentsWritten++
+	return nil
+}
+
+// segments rewrites those of which much is freed, and joins small ones; then it removes what it read and replaced. Every entry whose pack no verdict names is carried over,
+// whoever's it was.
+func (p *pruner) segments(ctx context.Context, s *survey) error {
+	x := s.view.x
+	all, dead := make([]int, len(s.view.segments)), make([]int, len(s.view.segments))
+	for i := range x.Packs() {
+		// By packs, for copies that several segments name stand in one of them only.
+		info := x.Pack(uint32(i))
+		if int(info.Segment) >= len(all) {
+			continue
+		}
+		all[info.Segment]++
+		if s.view.maint.of(info.ID) == index.Freed {
+			dead[info.Segment]++
+		}
+	}
+	var replace []string
+	tiers := map[int][]string{}
+	for i, name := range s.view.segments {
+		size := s.segments[name].Size
+		if float64(dead[i]) > deadSegment*float64(all[i]) || all[i] == 0 {
+			replace = append(replace, name)
+			continue
+		}
+		if size >= segmentMax/2 {
+			continue
+		}
+		tier := 0
+		for n := size; n > 16<<10; n /= 4 {
+			tier++
+		}
+		tiers[tier] = append(tiers[tier], name)
+	}
+	for _, t := range tiers {
+		if len(t) >= joinSegments {
+			replace = append(replace, t...)
+		}
+	}
+	// One that is locked would stay, and be read and replaced again by every collection.
+	var err error
+	if (p.repo.backend.lock != Lock{}) {
+		replace = slices.DeleteFunc(replace, func(name string) bool {
+			is, rerr := backend.RetentionOf(ctx, p.repo.backend.Backend, name, "")
+			if rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
+				err = rerr
+			}
+			return is.Until.After(p.now)
+		})
+	}
+	if len(replace) == 0 || err != nil {
+		return err
+	}
+	slices.Sort(replace)
+	p.step("indexing", int64(len(replace)))
+
+	var packs []index.Pack
+	var read []string
+	size := 0
+	flush := func() error {
+		if len(read) == 0 {
+			return nil
+		}
+		one, err := p.agree(ctx, packs)
+		if err != nil {
+			return err
+		}
+		if err := p.putRewritten(ctx, one); err != nil {
+			return err
+		}
+		for _, name := range read {
+			err := p.repo.backend.Delete(ctx, name)
+			switch {
+			case errors.Is(err, backend.ErrRetained):
+				p.mu.Lock()
+				p.rep.Retained++
+				p.mu.Unlock()
+			case err != nil:
+				return err
+			default:
+				p.rep.SegmentsGone++
+			}
+		}
+		packs, read, size = nil, nil, 0
+		return nil
+	}
+	for _, name := range replace {
+		stored := s.segments[name].Modified.Unix()
+		o, err := p.repo.openSegment(ctx, name)
+		if errors.Is(err, errVanished) {
+			continue // somebody else replaced it
+		} else if err != nil {
+			return err
+		}
+		if o.damage != nil {
+			return &blockedError{o.damage}
+		}
+		list, odd, err := index.DecodeSegment(o.payload, stored, o.rewritten)
+		if err != nil {
+			return &blockedError{&DamageError{Object: name, Err: err}}
+		}
+		for _, id := range odd {
+			if s.view.maint.of(id) == index.Freed {
+				continue
+			}
+			// No writer describes a pack so. The pack itself says what is right.
+			if own, err := p.ownWord(ctx, id, stored); err != nil {
+				return err
+			} else if own != nil {
+				list = append(list, *own)
+			}
+		}
+		for i := range list {
+			if s.view.maint.of(list[i].ID) != index.Freed {
+				packs = append(packs, list[i])
+				size += index.SegmentSize(list[i : i+1])
+			}
+		}
+		read = append(read, name)
+		p.done.Add(1)
+		if size >= segmentMax {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+	}
+	return flush()
+}
+
+// agree returns each pack once. Where segments say different things of one, the pack itself decides.
+func (p *pruner) agree(ctx context.Context, packs []index.Pack) ([]index.Pack, error) {
+	slices.SortStableFunc(packs, func(a, b index.Pack) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	var out []index.Pack
+	for i := 0; i < len(packs); {
+		j := i + 1
+		same := true
+		for ; j < len(packs) && packs[j].ID == packs[i].ID; j++ {
+			same = same && sameFrames(&packs[i], &packs[j])
+		}
+		one := packs[i]
+		if !same {
+			oldest := one.Births[0]
+			for k := i; k < j; k++ {
+				oldest = min(oldest, slices.Min(packs[k].Births))
+			}
+			own, err := p.ownWord(ctx, one.ID, oldest)
+			if err != nil {
+				return nil, err
+			}
+			if own == nil {
+				i = j
+				continue
+			}
+			// A birth counts when what was said of the frame is so.
+			for f := range own.Births {
+				own.Births[f] = 0
+			}
+			for k := i; k < j; k++ {
+				if sameFrames(own, &packs[k]) {
+					oldestBirths(own, &packs[k])
+				}
+			}
+			for f := range own.Births {
+				if own.Births[f] == 0 {
+					own.Births[f] = p.now.Unix()
+				}
+			}
+			one = *own
+		} else {
+			for k := i + 1; k < j; k++ {
+				oldestBirths(&one, &packs[k])
+			}
+		}
+		out = append(out, one)
+		i = j
+	}
+	return out, nil
+}
+
+// sameFrames tells whether two descriptions of a pack differ in births at most.
+func sameFrames(a, b *index.Pack) bool {
+	return a.Size == b.Size && slices.EqualFunc(a.Dir.Frames, b.Dir.Frames, func(f, g pack.Frame) bool {
+		s, t := &a.Dir.Sections[f.Section], &b.Dir.Sections[g.Section]
+		return f.Codec == g.Codec && f.Depth == g.Depth && f.Offset == g.Offset && f.Stored == g.Stored && f.Plain == g.Plain && f.Counter == g.Counter &&
+			slices.Equal(f.Blobs, g.Blobs) && slices.Equal(f.Bases, g.Bases) && s.Kind == t.Kind && s.AEAD == t.AEAD && bytes.Equal(s.Key, t.Key)
+	})
+}
+
+// oldestBirths gives a the births of b that are older. b may be a whose births are none yet.
+func oldestBirths(a, b *index.Pack) {
+	for i := range a.Births {
+		if a.Births[i] == 0 || b.Births[i] < a.Births[i] {
+			a.Births[i] = b.Births[i]
+		}
+	}
+}
+
+// ownWord returns what a pack says of itself, with one birth for all frames; nil if it is gone or says nothing.
+func (p *pruner) ownWord(ctx context.Context, id pack.ID, birth int64) (*index.Pack, error) {
+	name := packName(id)
+	object, err := p.repo.backend.Get(ctx, name, 0, -1, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	if crypt.Verify(name, object) != nil {
+		return nil, &blockedError{&DamageError{Object: name, Err: errors.New("its bytes are not those that its name promises")}}
+	}
+	dir, err := pack.ReadDirectory(p.repo.keys, bytes.NewReader(object), int64(len(object)))
+	if errors.Is(err, pack.ErrDamaged) {
+		return nil, nil // it never was a pack
+	} else if err != nil {
+		return nil, err
+	}
+	own := &index.Pack{ID: id, Size: uint32(len(object)), Dir: dir}
+	for range dir.Frames {
+		own.Births = append(own.Births, birth)
+	}
+	return own, nil
+}

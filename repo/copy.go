@@ -349,7 +349,7 @@ func prefixOf(name string) string {
 	case gcPrefix:
 		_, _, ok = gcKind(name)
 	case forgottenPrefix:
-		ok = validSession(rest)
+		_, _, ok = parseForgotten(name)
 	}
 	if !ok {
 		return ""

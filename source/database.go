@@ -81,8 +81,13 @@ type dbOptions struct {
 
 func parseOptions(fragment string) (*dbOptions, error) {
 	v, err := url.ParseQuery(fragment)
+	for key := range v {
+		if strings.Trim(key, "abcdefghijklmnopqrstuvwxyz-") != "" { // it may be the end of a password
+			err = errors.New("no option")
+		}
+	}
 	if err != nil {
-		return nil, errors.New("source: what follows the '#' of a database's URL can't be read: options look like all&max-lag=5m")
+		return nil, errors.New("source: what follows the '#' of a database's URL can't be read: options look like all&max-lag=5m, and a '#' in a password is written %23")
 	}
 	return &dbOptions{values: v}, nil
 }

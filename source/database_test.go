@@ -49,6 +49,7 @@ func TestDatabase(t *testing.T) {
 		{"oracle://u:secret@h", "", "no database is known by oracle://"},
 		{"u:secret@h", "", "no URL"},
 		{"mysql://h/shop#%zz", "", "can't be read"},
+		{"mysql://u:my#:secret@h/shop", "", "can't be read"},
 	} {
 		fsys, err := source.Database(tt.url)
 		if tt.err != "" {

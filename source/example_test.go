@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/varvebackup/varve/source"
 )
@@ -84,4 +85,38 @@ func ExampleShell() {
 	// "CREATE TABLE orders\n"
 	// source: command sh: exit status 2: lost connection
 	// true
+}
+
+func ExamplePostgres() {
+	// The password is in PGPASSWORD or ~/.pgpass. Nothing is asked of the server until a dump is read.
+	db := source.Postgres("postgres://backup@db.internal/shop?sslmode=verify-full", &source.PostgresOptions{MaxLag: time.Minute})
+	files, err := fs.Glob(db, "*")
+	fmt.Println(files, err)
+	// Output: [globals.sql shop.sql] <nil>
+}
+
+func ExampleMySQL() {
+	db := source.MySQL("mysql://backup@db.internal/", &source.MySQLOptions{Databases: []string{"shop", "blog"}})
+	files, err := fs.Glob(db, "*")
+	fmt.Println(files, err)
+	// Output: [blog.sql shop.sql] <nil>
+}
+
+func ExampleDatabase() {
+	db, err := source.Database("postgres://backup@db.internal/shop#format=custom&max-lag=1m&no-globals")
+	if err != nil {
+		log.Fatal(err)
+	}
+	files, err := fs.Glob(db, "*")
+	fmt.Println(files, err)
+	// Output: [shop.dump] <nil>
+}
+
+func ExampleWarn() {
+	dump := source.Stream("shop.sql.gz", func(context.Context) (io.ReadCloser, error) {
+		return io.NopCloser(strings.NewReader("\x1f\x8b what gzip wrote")), nil
+	})
+	src := source.Warn(dump, func(path, text string) { fmt.Println(path+":", text) })
+	fs.ReadFile(src, "shop.sql.gz")
+	// Output: shop.sql.gz: the dump is compressed (gzip): each day's is new from end to end, and stored whole; have it written without compression (no "| gzip", no --gzip)
 }

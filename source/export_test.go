@@ -28,3 +28,12 @@ func SortNames(first, second []string) (sorted []string, kinds []byte) {
 	}
 	return sorted, kinds
 }
+
+// Conninfo returns what a command line gets of a connection string, for the database db, and the password in it.
+func Conninfo(conn, db string) (argument, password string, err error) {
+	c, err := parseConninfo(conn)
+	if err != nil {
+		return "", "", err
+	}
+	return c.argument(db), c["password"], nil
+}

@@ -155,8 +155,8 @@ func (m *mysql) dump(ctx context.Context, db string) (io.ReadCloser, error) {
 		// Bytes as hexadecimal digits survive any client on their way back, at next to no cost once compressed.
 		"--hex-blob", "--default-character-set=utf8mb4", "--max-allowed-packet=1G",
 		// Where a statement ends depends on all rows before it, so a row that comes or goes moves every end behind it: with
-		// long statements there are few.
-		"--extended-insert", "--net-buffer-length=16M",
+		// long statements there are few. Below 4 MiB any server takes them back with its usual max_allowed_packet.
+		"--extended-insert", "--net-buffer-length=4000000",
 	}
 	if !strings.Contains(string(own), "MariaDB") {
 		args = append(args, "--loose-set-gtid-purged=OFF") // else the dump fits an empty server only

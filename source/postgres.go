@@ -221,7 +221,7 @@ func (p *postgres) options() *CommandOptions {
 }
 
 func pgHint(e *CommandError) {
-	if strings.Contains(e.Stderr, "canceling statement due to conflict with recovery") {
+	if strings.Contains(e.Stderr, "due to conflict with recovery") {
 		e.Hint = "the standby had to remove rows that the dump still read: set hot_standby_feedback = on there, or max_standby_streaming_delay longer than a dump takes, or dump from the primary"
 	}
 }
@@ -412,6 +412,10 @@ func (p *postgres) found(ctx context.Context) ([]pgTools, error) {
 func pgFolders() (dirs []string) {
 	if path, err := exec.LookPath("pg_dump"); err == nil {
 		dirs = append(dirs, filepath.Dir(path))
+		if real, err := filepath.EvalSymlinks(path); err == nil && filepath.Base(real) == "pg_wrapper" {
+			// Debian's script chooses among the very programs that stand in the folders below: last.
+			defer func() { dirs = append(dirs[1:], dirs[0]) }()
+		}
 	}
 	patterns := []string{"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin", "/usr/local/opt/postgresql@*/bin"}
 	if runtime.GOOS == "windows" {

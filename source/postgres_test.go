@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -508,6 +509,26 @@ func TestPostgresStandby(t *testing.T) {
 	}
 	standby.Query("postgres", "select pg_wal_replay_resume()")
 	must(t, wait())
+
+	// What is dumped vanishes on the primary, and the standby may not wait.
+	standby.Query("postgres", "alter system set max_standby_streaming_delay = 0")
+	standby.Query("postgres", "select pg_reload_conf()")
+	pg.Query("shop", "create table big as select i, repeat(md5(i::text), 20) from generate_series(1, 100000) i")
+	follow()
+	for standby.Query("postgres", "select pg_last_wal_replay_lsn() >= pg_last_wal_receive_lsn()") != "t\n" {
+	}
+	meanwhile := sync.OnceFunc(func() {
+		pg.Query("shop", "delete from big where i < 1000; vacuum big")
+		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+			if standby.Query("postgres", "select exists (select from pg_stat_activity where backend_type = 'startup' and wait_event like 'RecoveryConflict%') or exists (select from pg_stat_database_conflicts where confl_snapshot > 0)") == "t\n" {
+				return
+			}
+		}
+	})
+	big := source.Postgres(standby.URL("shop"), &source.PostgresOptions{NoGlobals: true, Tables: []string{"big"}}).(repo.ContextFS)
+	if err := k.refuse(stopping{big, "shop.sql", meanwhile}); !strings.Contains(err.Error(), "due to conflict with recovery") || !strings.Contains(err.Error(), "hot_standby_feedback") {
+		t.Error(err)
+	}
 
 	// Who has lost its primary can't know.
 	pg.Stop()

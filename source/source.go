@@ -1,11 +1,12 @@
 // Package source makes file systems of what is to be backed up: a folder (Dir), what a reader yields (Stream), what a
-// program writes (Command, Shell), and several of these side by side (Join). Each is an fs.FS for repo.Backup:
+// program writes (Command, Shell), what a database holds (Postgres, MySQL; Database by a URL), and several of these side
+// by side (Join). Each is an fs.FS for repo.Backup:
 //
 //	uploads, err := source.Dir("/srv/shop/uploads", &source.DirOptions{Exclude: []string{"/cache/"}})
 //	...
 //	defer uploads.Close()
 //	snapshot, err := r.Backup(ctx, "shop", source.Join{
-//		"db.sql":  source.Command("db.sql", []string{"pg_dump", "shop"}, nil),
+//		"db":      source.Postgres("postgres://backup@localhost/shop", nil),
 //		"uploads": uploads,
 //	}, nil)
 //

@@ -43,15 +43,15 @@ var databases = map[string]string{
 
 // concealed returns a database's URL without what may be secret: the password, and parameters that are called so.
 func concealed(url string) string {
-	rest, options, hasOptions := strings.Cut(url, "#")
-	rest, query, hasQuery := strings.Cut(rest, "?")
-	scheme, rest, _ := strings.Cut(rest, "://")
-	// The last '@', for somebody may have left one in the password as it is.
+	scheme, rest, _ := strings.Cut(url, "://")
+	// The last '@', for somebody may have left one in the password as it is, or another character that ends the host.
 	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
 		if user, _, ok := strings.Cut(rest[:i], ":"); ok {
 			rest = user + ":***" + rest[i:]
 		}
 	}
+	rest, options, hasOptions := strings.Cut(rest, "#")
+	rest, query, hasQuery := strings.Cut(rest, "?")
 	url = scheme + "://" + rest
 	if hasQuery {
 		params := strings.Split(query, "&")

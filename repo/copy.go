@@ -28,6 +28,11 @@ type CopyOptions struct {
 	MaxMemory int64
 	// Quick lets Heal believe that what has the right size is whole. Replicate always does.
 	Quick bool
+	// Replace lets Heal take the source's word against the destination's: of an object that is whole at both and not the same, the source's replaces the other, and records of collections
+	// are healed as well. It is for a source that is the destination's own past (backend.AsOf), after somebody overwrote what is there. It costs reading the source's small objects.
+	Replace bool
+	// Lock locks what is put. The zero Lock: nothing is.
+	Lock Lock
 	// Progress is called at most five times a second and once at the end, from one goroutine, never after the call has returned.
 	Progress func(CopyProgress)
 }
@@ -135,7 +140,7 @@ func runCopy(ctx context.Context, dst, src backend.Backend, o *CopyOptions, heal
 }
 
 func (c *copier) run(ctx context.Context) error {
-	if err := sameRepository(ctx, c.dst, c.src, c.heal); err != nil {
+	if err := sameRepository(ctx, c.dst, c.src, c.heal, c.opts.Replace); err != nil {
 		return err
 	}
 	if c.opts.Progress != nil {

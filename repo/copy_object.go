@@ -1,12 +1,15 @@
 package repo
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"strings"
 	"syscall"
+	"time"
 
 	"github.com/varvebackup/varve/backend"
 	"github.com/varvebackup/varve/crypt"
@@ -26,7 +29,7 @@ func (c *copier) copyOne(ctx context.Context, info backend.Info) error {
 		}
 		there = !errors.Is(here, fs.ErrNotExist)
 	}
-	if there && here == nil && c.heal {
+	if there && here == nil && c.heal && !c.replaces(name) {
 		c.settle(name, present)
 		return nil
 	}
@@ -57,10 +60,22 @@ func (c *copier) copyOne(ctx context.Context, info backend.Info) error {
 		}
 		c.settle(name, func(r *CopyReport) { note(&r.Destination, &r.DestinationMore, name, here) })
 		return nil
+	case there && here == nil:
+		same, err := backend.Holds(ctx, c.dst, name, bytes.NewReader(object), int64(len(object)))
+		if err != nil {
+			return atDestination(err)
+		}
+		if same {
+			c.settle(name, present)
+			return nil
+		}
+		return c.overwrite(ctx, name, object)
 	case there:
 		return c.overwrite(ctx, name, object)
 	}
-	err = backend.PutBytes(ctx, c.dst, name, object, &backend.PutOptions{IfAbsent: true})
+	o := c.putOptions(name)
+	o.IfAbsent = true
+	err = backend.PutBytes(ctx, c.dst, name, object, o)
 	if errors.Is(err, fs.ErrExist) {
 		return c.exists(ctx, name, object)
 	} else if err != nil {
@@ -70,8 +85,21 @@ func (c *copier) copyOne(ctx context.Context, info backend.Info) error {
 	return nil
 }
 
+// replaces tells whether an object that is whole at both sides may have to be the source's: of one that its hash names there is only one.
+func (c *copier) replaces(name string) bool {
+	return c.opts.Replace && !strings.HasPrefix(name, packsPrefix) && !strings.HasPrefix(name, indexPrefix)
+}
+
+func (c *copier) putOptions(name string) *backend.PutOptions {
+	o := &backend.PutOptions{}
+	if c.opts.Lock.Period > 0 && locked(name) {
+		o.Retain = c.opts.Lock.from(time.Now())
+	}
+	return o
+}
+
 func (c *copier) overwrite(ctx context.Context, name string, object []byte) error {
-	if err := backend.PutBytes(ctx, c.dst, name, object, nil); err != nil {
+	if err := backend.PutBytes(ctx, c.dst, name, object, c.putOptions(name)); err != nil {
 		return atDestination(err)
 	}
 	c.settle(name, func(r *CopyReport) { r.Repaired++; r.Bytes += int64(len(object)) })
@@ -91,7 +119,7 @@ func (c *copier) exists(ctx context.Context, name string, object []byte) error {
 		err = crypt.Verify(name, there)
 	}
 	switch {
-	case err != nil && c.heal:
+	case c.heal && (err != nil || c.replaces(name)):
 		return c.overwrite(ctx, name, object)
 	case err == nil && prefixOf(name) == configPrefix:
 		return fmt.Errorf("%w: at the destination, another repository (%s)", ErrExists, name)

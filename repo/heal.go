@@ -13,6 +13,8 @@ import (
 // Heal repairs the repository in dst with what a replica of it in src has: it reads every object of dst, and fetches those that are not what their name promises, and those that
 // are missing; with Quick, only what is missing or of another size. It alone overwrites objects. Markers of sessions and the records of collections are left as they are.
 //
+// Whoever may write can also put junk that ends in its own hash, which nobody tells from the right object without a key. It stays, unless Replace says that src is to be believed.
+//
 // It needs no keys, and an object that does not match its name never travels. What dst had deleted on purpose and src still has comes back: garbage, which the
 // next collection removes again, forgotten snapshots, which stay forgotten, and slots that were removed: remove those again. Backups may run meanwhile.
 //

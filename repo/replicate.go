@@ -95,7 +95,7 @@ func (c *copier) round(ctx context.Context) error {
 			return errVanished
 		}
 	}
-	if c.heal {
+	if c.heal && !c.opts.Replace {
 		gc = [3][]backend.Info{} // a repository's own
 	}
 	forgotten, err := c.listed(ctx, forgottenPrefix)

@@ -14,7 +14,7 @@ import (
 )
 
 // sameRepository returns nil if src holds a repository and dst the same one; for Replicate, also if dst is empty.
-func sameRepository(ctx context.Context, dst, src backend.Backend, heal bool) error {
+func sameRepository(ctx context.Context, dst, src backend.Backend, heal, replace bool) error {
 	from, err := takeStock(ctx, src)
 	if err != nil {
 		return atSource(err)
@@ -37,8 +37,11 @@ func sameRepository(ctx context.Context, dst, src backend.Backend, heal bool) er
 	case !heal:
 		return nil
 	}
-	// The first of the configs that is whole on both sides decides.
+	// The first of the configs that is whole on both sides decides, but where that may be what is to be replaced.
 	for _, name := range from.configs {
+		if replace {
+			break
+		}
 		if !slices.Contains(to.configs, name) {
 			continue
 		}
@@ -53,7 +56,7 @@ func sameRepository(ctx context.Context, dst, src backend.Backend, heal bool) er
 		if a != nil && b != nil && string(a) == string(b) {
 			return nil
 		} else if a != nil && b != nil {
-			return fmt.Errorf("destination: %w: another repository (its %s is another one)", ErrExists, name)
+			return fmt.Errorf("destination: %w: another repository (its %s is another one)%s", ErrExists, name, orReplaced(heal))
 		}
 	}
 	// Slots say whose they are. A Create that lost a race may have left one of another repository, so it takes one in common.
@@ -70,7 +73,7 @@ func sameRepository(ctx context.Context, dst, src backend.Backend, heal bool) er
 			return nil
 		}
 	}
-	if len(a) > 0 && len(b) > 0 {
+	if len(a) > 0 && len(b) > 0 && !replace {
 		return fmt.Errorf("destination: %w: another repository (its slots are another one's)", ErrExists)
 	}
 	// Random ids, and hashes of what is sealed with random keys, are the same in no two repositories.
@@ -94,6 +97,13 @@ func sameRepository(ctx context.Context, dst, src backend.Backend, heal bool) er
 		}
 	}
 	return fmt.Errorf("destination: %w: nothing there tells that it is the same repository (%s)", ErrExists, to.first())
+}
+
+func orReplaced(heal bool) string {
+	if heal {
+		return ", or somebody replaced it: then heal with Replace, from what is to be believed"
+	}
+	return ""
 }
 
 // A stock is what tells whether a backend holds a repository, and which.

@@ -42,7 +42,7 @@ side at most 1,000, and more_damaged is the number of others. complete: there is
 none.`
 
 func (a *app) replicateCmd() *cobra.Command {
-	var to, from string
+	var to, from, lock string
 	cmd := &cobra.Command{
 		Use:   "replicate (--to URL | --from URL)",
 		Short: "Copy what is new to a second store, or from it",
@@ -69,11 +69,16 @@ The exit status is 1 if something is damaged: all else was copied then.
 			if from != "" {
 				w.flag, w.other, w.pull = "--from", from, true
 			}
-			return a.copy(cmd.Context(), w, &repo.CopyOptions{})
+			l, err := parseLock(lock)
+			if err != nil {
+				return err
+			}
+			return a.copy(cmd.Context(), w, &repo.CopyOptions{Lock: l})
 		},
 	}
 	cmd.Flags().StringVar(&to, "to", "", "the destination: a path or `URL`")
 	cmd.Flags().StringVar(&from, "from", "", "the source: a path or `URL`")
+	cmd.Flags().StringVar(&lock, "lock", "none", "lock what is put, as in compliance:30d")
 	return cmd
 }
 

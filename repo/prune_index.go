@@ -108,8 +108,16 @@ func (p *pruner) segments(ctx context.Context, s *survey) error {
 		if err != nil {
 			return err
 		}
-		if err := p.putRewritten(ctx, one); err != nil {
-			return err
+		for len(one) > 0 {
+			n, bytes := 0, 0
+			for n == 0 || n < len(one) && bytes < segmentMax {
+				bytes += index.SegmentSize(one[n : n+1])
+				n++
+			}
+			if err := p.putRewritten(ctx, one[:n]); err != nil {
+				return err
+			}
+			one = one[n:]
 		}
 		for _, name := range read {
 			err := p.repo.backend.Delete(ctx, name)
@@ -182,11 +190,7 @@ func (p *pruner) agree(ctx context.Context, packs []index.Pack) ([]index.Pack, e
 		}
 		one := packs[i]
 		if !same {
-			oldest := one.Births[0]
-			for k := i; k < j; k++ {
-				oldest = min(oldest, slices.Min(packs[k].Births))
-			}
-			own, err := p.ownWord(ctx, one.ID, oldest)
+			own, err := p.ownWord(ctx, one.ID, 0)
 			if err != nil {
 				return nil, err
 			}
@@ -194,10 +198,7 @@ func (p *pruner) agree(ctx context.Context, packs []index.Pack) ([]index.Pack, e
 				i = j
 				continue
 			}
-			// A birth counts when what was said of the frame is so.
-			for f := range own.Births {
-				own.Births[f] = 0
-			}
+			// A birth counts when what was said of the pack is so.
 			for k := i; k < j; k++ {
 				if sameFrames(own, &packs[k]) {
 					oldestBirths(own, &packs[k])

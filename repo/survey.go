@@ -156,6 +156,16 @@ func (r *Repo) surveySnapshots(ctx context.Context, s *survey, now time.Time, ju
 	if err != nil {
 		return err
 	}
+	// A list may lag. The manifests of sessions that were just settled must not be missed, so their places are looked up by name.
+	listed := make(map[string]bool, len(names))
+	for _, name := range names {
+		listed[name] = true
+	}
+	for id := range s.sessions {
+		if name := snapshotName(id); !listed[name] {
+			names = append(names, name)
+		}
+	}
 	names = slices.DeleteFunc(names, func(n string) bool { return junk[n] })
 	found := make([]*Snapshot, len(names))
 	gone := make([]bool, len(names))

@@ -10,7 +10,7 @@ import (
 )
 
 // Times are the protocol's, for tests that scale them.
-type Times struct{ Renew, Racy, Grace, Segment time.Duration }
+type Times struct{ Renew, Expire, Lag, Racy, Grace, Segment, Margin, Undo, Slack time.Duration }
 
 // SetTimes replaces times until the end of a test; zero leaves one as it is. No backup may run when it is called or at the end of the test.
 func SetTimes(t testing.TB, n Times) {
@@ -19,7 +19,8 @@ func SetTimes(t testing.TB, n Times) {
 	for _, c := range []struct {
 		to   *time.Duration
 		from time.Duration
-	}{{&times.renew, n.Renew}, {&times.racy, n.Racy}, {&times.grace, n.Grace}, {&times.segment, n.Segment}} {
+	}{{&times.renew, n.Renew}, {&times.expire, n.Expire}, {&times.lag, n.Lag}, {&times.racy, n.Racy}, {&times.grace, n.Grace}, {&times.segment, n.Segment},
+		{&times.margin, n.Margin}, {&times.undo, n.Undo}, {&times.slack, n.Slack}} {
 		if c.from != 0 {
 			*c.to = c.from
 		}

@@ -339,7 +339,10 @@ type crashJob struct {
 	Shared, Own              uint64        // or these seeds,
 	SharedSize, OwnSize      int           //
 	Stream                   int64         // or a stream of so many bytes
+	Blocks                   []uint64      // or a folder of blocks, one of each seed
+	Prune                    bool          // no backup but a prune
 	Segment                  time.Duration // see repo.Times
+	Times                    repo.Times    // all of them
 	Start                    string        // a file to wait for
 	Memory                   bool          // measure it
 }
@@ -350,6 +353,17 @@ type crashResult struct {
 	Idle     int64 // RssAnon
 	Peak     int64
 	Duration time.Duration
+	Void     bool // ErrVoid
+	Report   *repo.PruneReport
+}
+
+// crashBlocks is a folder of files that others may have as well.
+func crashBlocks(seeds []uint64) fs.FS {
+	m := fstest.MapFS{}
+	for i, seed := range seeds {
+		m[fmt.Sprintf("%d/%d", i%3, seed)] = &fstest.MapFile{Data: crashRandom(seed, int(100<<10+seed%7*50<<10)), Mode: 0o644}
+	}
+	return m
 }
 
 // crashShared is a source of two folders: one that others have as well, and one that they do not.
@@ -413,6 +427,7 @@ func TestChild(t *testing.T) {
 	}
 	var j crashJob
 	crashMust(t, json.Unmarshal([]byte(spec), &j))
+	repo.SetTimes(t, j.Times)
 	repo.SetTimes(t, repo.Times{Segment: j.Segment})
 	key, err := crypt.ParseKey(j.Key)
 	crashMust(t, err)
@@ -425,6 +440,8 @@ func TestChild(t *testing.T) {
 		src = d
 	case j.Stream > 0:
 		src = source.Stream("dump.sql", func(ctx context.Context) (io.ReadCloser, error) { return newCrashStream(ctx, j.Own, j.Stream), nil })
+	case len(j.Blocks) > 0:
+		src = crashBlocks(j.Blocks)
 	default:
 		src = crashShared(j.Shared, j.SharedSize, j.Own, j.OwnSize)
 	}
@@ -444,8 +461,18 @@ func TestChild(t *testing.T) {
 	b, err := open.URL(t.Context(), j.Repo, nil)
 	crashMust(t, err)
 	r := crashOpen(t, b, key, &repo.Options{Cache: j.Cache})
-	s, err := r.Backup(t.Context(), j.Series, src, nil)
-	crashMust(t, err)
+	s := &repo.Snapshot{}
+	if j.Prune {
+		res.Report, err = r.Prune(t.Context(), nil)
+	} else {
+		s, err = r.Backup(t.Context(), j.Series, src, nil)
+	}
+	res.Void = errors.Is(err, repo.ErrVoid)
+	if !res.Void {
+		crashMust(t, err)
+	} else {
+		s = &repo.Snapshot{}
+	}
 	stop()
 	res.ID, res.Stats, res.Duration = s.ID, s.Stats, time.Since(begun)
 	out, err := json.Marshal(&res)

@@ -157,11 +157,8 @@ func (p *pruner) run(ctx context.Context) error {
 	p.step("looking", 0)
 	if p.opts.DryRun {
 		p.now = time.Now()
-		s, err := r.survey(ctx, p.now, p.junk, nil)
+		s, err := r.marked(ctx, p.later, p.junk, nil)
 		if err != nil {
-			return err
-		}
-		if err := r.mark(ctx, s); err != nil {
 			return err
 		}
 		_, err = p.condemn(ctx, s)
@@ -256,17 +253,13 @@ func (p *pruner) finish(ctx context.Context, run *collection) (more bool, err er
 			return false, nil
 		}
 		p.step("waiting for sessions", 0)
-		s, err = r.survey(ctx, p.later(), p.junk, func(seen map[string]*seenSession) (bool, error) { return p.settle(ctx, seen, limit) })
+		s, err = r.marked(ctx, p.later, p.junk, func(seen map[string]*seenSession) (bool, error) { return p.settle(ctx, seen, limit) })
 		if err != nil {
 			return false, err
 		}
 		if s == nil {
 			p.count(run.candidates, nil)
 			return false, nil
-		}
-		p.step("looking", 0)
-		if err := r.mark(ctx, s); err != nil {
-			return false, err
 		}
 		if run.verdict, err = p.judge(ctx, run, s); err != nil {
 			return false, err
@@ -488,15 +481,11 @@ func (p *pruner) tidy(ctx context.Context, s *survey) error {
 func (p *pruner) begin(ctx context.Context, gc *maintenance) (began bool, err error) {
 	r := p.repo
 	p.step("looking", 0)
-	s, err := r.survey(ctx, p.later(), p.junk, nil)
+	s, err := r.marked(ctx, p.later, p.junk, nil)
 	if err != nil {
 		return false, err
 	}
 	if err := p.sweep(ctx, s); err != nil {
-		return false, err
-	}
-	p.step("looking", 0)
-	if err := r.mark(ctx, s); err != nil {
 		return false, err
 	}
 	l, err := p.condemn(ctx, s)

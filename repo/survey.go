@@ -209,6 +209,31 @@ func (r *Repo) surveySnapshots(ctx context.Context, s *survey, now time.Time, ju
 	return nil
 }
 
+// marked is survey and mark. What is missing may have been freed by somebody else since it was listed: then all begins anew.
+func (r *Repo) marked(ctx context.Context, now func() time.Time, junk map[string]bool, settle func(map[string]*seenSession) (bool, error)) (*survey, error) {
+	const tries = 10
+	for try := 1; ; try++ {
+		s, err := r.survey(ctx, now(), junk, settle)
+		if err != nil || s == nil {
+			return nil, err
+		}
+		err = r.mark(ctx, s)
+		if err == nil {
+			return s, nil
+		}
+		if _, blocked := errors.AsType[*blockedError](err); !blocked || try == tries {
+			return nil, err
+		}
+		names, lerr := listNames(ctx, r.backend, gcPrefix)
+		if lerr != nil {
+			return nil, lerr
+		}
+		if !slices.ContainsFunc(names, func(name string) bool { return !s.view.maint.taken[name] }) {
+			return nil, err
+		}
+	}
+}
+
 // mark decides what stays.
 func (r *Repo) mark(ctx context.Context, s *survey) error {
 	var roots []pack.ID

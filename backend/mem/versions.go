@@ -163,9 +163,7 @@ func (m *Mem) DeleteVersion(ctx context.Context, name, id string) error {
 	return nil
 }
 
-// Hide puts the mark of a deletion on an object, as a request to delete without
-// an id does in a bucket with versions; without versions, it deletes. Nothing in
-// this module does so, but others may.
+// Hide implements [backend.Thief].
 func (m *Mem) Hide(ctx context.Context, name string) error {
 	if !m.keep {
 		return m.Delete(ctx, name)

@@ -415,9 +415,6 @@ func (c *checker) small(ctx context.Context, names []string) error {
 				}
 				return c.damage(name, err)
 			case sessionsPrefix:
-				if strings.HasPrefix(name, probePrefix) {
-					return nil // of a Create that is trying the store, or was
-				}
 				session, ok := sessionOfMarker(rest)
 				if !ok {
 					c.junk(name)

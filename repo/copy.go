@@ -350,7 +350,7 @@ func prefixOf(name string) string {
 		ok = validSession(session) && snapshotName(session) == name
 	case sessionsPrefix:
 		_, ok = sessionOfMarker(rest)
-		ok = ok || strings.HasPrefix(name, probePrefix)
+		ok = ok || isProbe(name)
 	case gcPrefix:
 		_, _, ok = gcKind(name)
 	case forgottenPrefix:

@@ -30,7 +30,8 @@ const (
 
 	endSuffix = ".end"
 
-	probePrefix = sessionsPrefix + "probe-" // what Create tries the store with
+	probePrefix = sessionsPrefix + probe // what Create tries the store with
+	probe       = "probe-"
 	freeSuffix  = ".free"
 	doneSuffix  = ".done"
 )
@@ -46,6 +47,13 @@ func markerName(session string) string { return sessionsPrefix + session }
 func packName(id pack.ID) string {
 	h := id.String()
 	return packsPrefix + h[:2] + "/" + h
+}
+
+// isProbe tells whether somebody has only tried the store with this object: Create, or a doctor, who tries each folder. It is no part of a repository, whatever it holds, and
+// stays where nothing can be deleted.
+func isProbe(name string) bool {
+	_, rest, _ := strings.Cut(name, "/")
+	return strings.HasPrefix(rest, probe)
 }
 
 // number parses the n of config/<n>, gc/<n> and sessions/<id>.<n>: decimal, from 1, without leading zeros.

@@ -383,14 +383,14 @@ func (r *Repo) ID() string {
 	return fmt.Sprintf("%x", id[:])
 }
 
-// anything returns the name of some object in b, a config if there is one, "" if b is empty. Slots and probes that a Create left behind, and nothing else, are as good as empty.
+// anything returns the name of some object in b, a config if there is one, "" if b is empty. Slots that a Create left behind and probes, and nothing else, are as good as empty.
 func anything(ctx context.Context, b backend.Backend) (string, error) {
 	for _, prefix := range []string{configPrefix, ""} {
 		for info, err := range b.List(ctx, prefix) {
 			if err != nil {
 				return "", err
 			}
-			if !strings.HasPrefix(info.Name, keysPrefix) && !strings.HasPrefix(info.Name, probePrefix) {
+			if !strings.HasPrefix(info.Name, keysPrefix) && !isProbe(info.Name) {
 				return info.Name, nil
 			}
 		}

@@ -154,6 +154,9 @@ func takeStock(ctx context.Context, b backend.Backend) (*stock, error) {
 			if err != nil {
 				return nil, err
 			}
+			if isProbe(info.Name) {
+				continue
+			}
 			switch prefixOf(info.Name) {
 			case sessionsPrefix, keysPrefix: // also of one that was never finished
 			case "":

@@ -129,8 +129,21 @@ func (s *store) others(ctx context.Context, name string) iter.Seq[func(off, n in
 	}
 }
 
-// List implements backend.Backend: what Backend has, and what replicas have besides. A replica that fails is left out; who trusts that all is listed has none.
+// List implements backend.Backend: what Backend has, and what replicas have besides, but no probes. A replica that fails is left out; who trusts that all is listed has none.
 func (s *store) List(ctx context.Context, prefix string) iter.Seq2[backend.Info, error] {
+	return func(yield func(backend.Info, error) bool) {
+		for info, err := range s.all(ctx, prefix) {
+			if err == nil && isProbe(info.Name) {
+				continue
+			}
+			if !yield(info, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+func (s *store) all(ctx context.Context, prefix string) iter.Seq2[backend.Info, error] {
 	if len(s.replicas) == 0 {
 		return s.Backend.List(ctx, prefix)
 	}

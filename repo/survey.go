@@ -55,7 +55,7 @@ func (r *Repo) listSessions(ctx context.Context) (map[string]*seenSession, error
 		}
 		rest := strings.TrimPrefix(info.Name, sessionsPrefix)
 		id, ok := sessionOfMarker(rest)
-		if !ok || strings.HasPrefix(info.Name, probePrefix) {
+		if !ok {
 			continue
 		}
 		s := seen[id]

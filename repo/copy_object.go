@@ -52,6 +52,9 @@ func (c *copier) copyOne(ctx context.Context, info backend.Info) error {
 			}
 		})
 		return nil
+	case there && !c.heal && here == nil && int64(h.size) == int64(len(object)):
+		// Only the source's newest version is another one.
+		return c.exists(ctx, name, object)
 	case there && !c.heal:
 		if here == nil {
 			here = fmt.Errorf("it has %d bytes and the source's %d, and both are whole", h.size, len(object))

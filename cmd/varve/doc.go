@@ -5,12 +5,14 @@
 //	varve snapshots [SERIES]                  varve ls SNAP[:PATH]      varve cat SNAP:PATH
 //	varve restore SNAP[:PATH] DIR             varve diff SNAP SNAP      varve check [--read-data[=n/N]]
 //	varve replicate --to|--from URL           varve heal --from URL [--quick]
-//	varve lock [set|extend]                   varve key list|add|remove      varve version
+//	varve lock [set|extend]                   varve doctor [--policy NAME]
+//	varve key list|add|remove                 varve version
 //
 // # Exit status
 //
 //	0  done
-//	1  failed; standard error says why, and what can be done
+//	1  failed; standard error says why, and what can be done. For doctor, which tells of holes with 0, only with --strict: a
+//	   thief can destroy the backups
 //	3  a snapshot was made, but some files could not be read whole; they are listed
 //
 // # JSON
@@ -32,6 +34,11 @@
 //	              damaged: [{side, object, error}], more_damaged}
 //	lock, lock set  {mode, seconds}
 //	lock extend  {objects, unlocked, due, until, first, deleted: [NAME], dry_run}
+//	doctor       {repository, bucket, tls, read_after_write, put_if_absent, versions, locks, clock_skew_seconds,
+//	              used: {objects, locked, mode, until, first, in_use},
+//	              folders: [{folder, put, overwrite, hide, delete, delete_version,
+//	                         governance: {put, delete, shorten, remove}, compliance: {put, delete, shorten, remove}}],
+//	              thief, verdicts: [{threat, survives, text, remedies: [TEXT]}], warnings: [TEXT], untried: [TEXT], left: [NAME]}
 //	key list     {slots: [SLOT]}
 //	key add      {slot: SLOT, key}
 //	key remove   {removed}

@@ -30,7 +30,7 @@ func parseConninfo(s string) (conninfo, error) {
 		}
 		key, rest, ok := strings.Cut(s, "=")
 		key = strings.TrimRight(key, " \t\r\n")
-		if !ok || key == "" || strings.ContainsAny(key, " \t\r\n'\\") {
+		if !ok || !isKeyword(key) {
 			return nil, errConninfo
 		}
 		rest = strings.TrimLeft(rest, " \t\r\n")
@@ -76,6 +76,9 @@ func parseURI(s string) (conninfo, error) {
 	}
 	s, query, _ := strings.Cut(s, "?")
 	s, db, _ := strings.Cut(s, "/")
+	if !strings.Contains(s, "@") && strings.Contains(db, "@") {
+		return nil, errConninfo
+	}
 	// The last '@': libpq takes the first, and so a part of a password with an '@' in it for the host.
 	if i := strings.LastIndexByte(s, '@'); i >= 0 {
 		user, password, _ := strings.Cut(s[:i], ":")
@@ -88,6 +91,10 @@ func parseURI(s string) (conninfo, error) {
 		port := ""
 		if i := strings.LastIndexByte(h, ':'); i > strings.LastIndexByte(h, ']') {
 			h, port = h[:i], h[i+1:]
+		}
+		// A '/' or '?' in a password ends the host too early: what came before it must not show on a command line.
+		if strings.Trim(port, "0123456789") != "" {
+			return nil, errConninfo
 		}
 		if strings.HasPrefix(h, "[") && strings.HasSuffix(h, "]") {
 			h = h[1 : len(h)-1]
@@ -104,7 +111,7 @@ func parseURI(s string) (conninfo, error) {
 		if q == "" {
 			continue
 		}
-		if !ok {
+		if !ok || !isKeyword(key) {
 			return nil, errConninfo
 		}
 		if key == "ssl" && value == "true" { // as JDBC has it
@@ -116,6 +123,11 @@ func parseURI(s string) (conninfo, error) {
 		return nil, errConninfo
 	}
 	return c, nil
+}
+
+// isKeyword tells whether a parameter of libpq may be called so.
+func isKeyword(s string) bool {
+	return s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz_") == ""
 }
 
 // argument returns a connection string for a command line, to the database db. What is secret is not in it.

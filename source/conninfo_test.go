@@ -26,9 +26,25 @@ func TestConninfo(t *testing.T) {
 			t.Errorf("%s: %s, %s, %v", tt.conn, argument, password, err)
 		}
 	}
-	for _, conn := range []string{"shop", "host", "=h", "a b=c", "user='u", "host=h 'x", "postgres://h/%zz", "postgres://h/db?x", "postgres://u:%p@h"} {
+	for _, conn := range []string{"shop", "host", "=h", "a b=c", "user='u", "host=h 'x", "postgres://h/%zz", "postgres://h/db?x", "postgres://u:%p@h", "postgres://u:1/2@h/db", "postgres://u:p?a=w@h/db", "a=b h'=c"} {
 		if argument, _, err := source.Conninfo(conn, "x"); err == nil {
 			t.Errorf("%s: %s", conn, argument)
 		}
 	}
+}
+
+// FuzzConninfo: what a command line gets says the same as the connection string, but for the password.
+func FuzzConninfo(f *testing.F) {
+	f.Add(`host=h password='it\'s' user=a\ b`)
+	f.Add("postgres://u:p@h1:1,[::1]/db?sslmode=require")
+	f.Fuzz(func(t *testing.T, conn string) {
+		argument, _, err := source.Conninfo(conn, "x")
+		if err != nil {
+			return
+		}
+		again, password, err := source.Conninfo(argument, "x")
+		if err != nil || again != argument || password != "" {
+			t.Errorf("%q: %q, then %q, %q, %v", conn, argument, again, password, err)
+		}
+	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,7 +17,7 @@ import (
 	"github.com/varvebackup/varve/repo/internal/tree"
 )
 
-// forgottenName is the nth word on whether a snapshot is forgotten: it is with the first, is not with the second, and so on.
+// forgottenName is the name of the nth word on whether a snapshot is forgotten, from 0.
 func forgottenName(session string, n int) string {
 	if n == 0 {
 		return forgottenPrefix + session
@@ -26,15 +27,15 @@ func forgottenName(session string, n int) string {
 
 // oblivion is what signed records say of one snapshot.
 type oblivion struct {
-	words     int       // how many there are
+	next      int       // number of the next word: behind all names that are taken, by whatever
 	forgotten bool      // the last of them that counts says so
 	since     time.Time // when the store got that word
 }
 
 // forgotten returns what records under forgotten/ say, by session. Records that nobody signed, or that are damaged, come back as junk.
 //
-// A snapshot is forgotten by the first record and taken back by the second, in turn. A word that takes back counts only if the store got it within the undo window; later the
-// collector may have acted on the one before. All times are the store's, so all who read them agree.
+// The words on a snapshot count in the order of their numbers. One that takes back counts only if the store got it within the undo window; later the collector may have acted
+// on the one before. All times are the store's, so all who read them agree.
 func (r *Repo) forgotten(ctx context.Context) (map[string]oblivion, []*DamageError, error) {
 	var infos []backend.Info
 	for info, err := range r.backend.List(ctx, forgottenPrefix) {
@@ -43,12 +44,12 @@ func (r *Repo) forgotten(ctx context.Context) (map[string]oblivion, []*DamageErr
 		}
 		infos = append(infos, info)
 	}
-	damage := make([]*DamageError, len(infos))
+	damage, undo := make([]*DamageError, len(infos)), make([]bool, len(infos))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
 	for i, info := range infos {
-		g.Go(func() error {
-			err := r.checkForgotten(gctx, info.Name)
+		g.Go(func() (err error) {
+			undo[i], err = r.readForgotten(gctx, info.Name)
 			if d, ok := errors.AsType[*DamageError](err); ok {
 				damage[i], err = d, nil
 			}
@@ -58,38 +59,39 @@ func (r *Repo) forgotten(ctx context.Context) (map[string]oblivion, []*DamageErr
 	if err := g.Wait(); err != nil {
 		return nil, nil, err
 	}
-	said := map[string]map[int]time.Time{}
+	type word struct {
+		n    int
+		at   time.Time
+		undo bool
+	}
+	said := map[string][]word{}
+	set := map[string]oblivion{}
 	var junk []*DamageError
 	for i, info := range infos {
+		session, n, ok := parseForgotten(info.Name)
+		if ok {
+			o := set[session]
+			o.next = max(o.next, n+1)
+			set[session] = o
+		}
 		if damage[i] != nil {
 			junk = append(junk, damage[i])
 			continue
 		}
-		session, n, _ := parseForgotten(info.Name)
-		if said[session] == nil {
-			said[session] = map[int]time.Time{}
-		}
-		said[session][n] = info.Modified
+		said[session] = append(said[session], word{n, info.Modified, undo[i]})
 	}
-	set := make(map[string]oblivion, len(said))
-	for session, at := range said {
-		var o oblivion
-		for ; ; o.words++ {
-			t, ok := at[o.words]
-			if !ok {
-				break
-			}
-			if o.words%2 == 0 {
-				if !o.forgotten {
-					o.forgotten, o.since = true, t
-				}
-			} else if t.Sub(o.since) <= times.undo {
+	for session, words := range said {
+		slices.SortFunc(words, func(a, b word) int { return a.n - b.n })
+		o := set[session]
+		for _, w := range words {
+			switch {
+			case !w.undo && !o.forgotten:
+				o.forgotten, o.since = true, w.at
+			case w.undo && w.at.Sub(o.since) <= times.undo:
 				o.forgotten = false
 			}
 		}
-		if o.words > 0 {
-			set[session] = o
-		}
+		set[session] = o
 	}
 	return set, junk, nil
 }
@@ -105,23 +107,24 @@ func parseForgotten(name string) (session string, n int, ok bool) {
 	return session, n, validSession(session)
 }
 
-func (r *Repo) checkForgotten(ctx context.Context, name string) error {
+// readForgotten reads a word, and tells whether it takes back.
+func (r *Repo) readForgotten(ctx context.Context, name string) (undo bool, err error) {
 	session, _, ok := parseForgotten(name)
 	if !ok {
-		return &DamageError{Object: name, Err: errNoSuchName}
+		return false, &DamageError{Object: name, Err: errNoSuchName}
 	}
 	_, body, err := r.openSealed(ctx, name, crypt.KindForgotten)
 	if err != nil {
-		return err
+		return false, err
 	}
 	var rec sessionRecord
 	if err := tree.Unmarshal(body, &rec); err != nil {
-		return &DamageError{Object: name, Err: err}
+		return false, &DamageError{Object: name, Err: err}
 	}
 	if rec.Session != session {
-		return &DamageError{Object: name, Err: fmt.Errorf("it forgets %s", rec.Session)}
+		return false, &DamageError{Object: name, Err: fmt.Errorf("it forgets %s", rec.Session)}
 	}
-	return nil
+	return rec.Undo, nil
 }
 
 // Forget marks snapshots, named by their ids, as forgotten: they are not listed any more, and can be taken back by Unforget for a week. What only they need stays until that and two
@@ -184,8 +187,8 @@ func (r *Repo) say(ctx context.Context, ids []string, forget bool) error {
 }
 
 func (r *Repo) sayOne(ctx context.Context, id string, o oblivion, forget bool) error {
-	name := forgottenName(id, o.words)
-	body, err := tree.Marshal(&sessionRecord{Session: id, Time: tree.TimeOf(time.Now())})
+	name := forgottenName(id, o.next)
+	body, err := tree.Marshal(&sessionRecord{Session: id, Time: tree.TimeOf(time.Now()), Undo: !forget})
 	if err != nil {
 		return err
 	}

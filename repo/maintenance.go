@@ -32,6 +32,7 @@ type doneRecord struct {
 type sessionRecord struct {
 	Session string     `cbor:"1,keyasint"`
 	Time    *tree.Time `cbor:"2,keyasint,omitempty"`
+	Undo    bool       `cbor:"3,keyasint,omitempty"` // of what is forgotten: it is not
 }
 
 // maintenance is what signed records say: which packs not to rely upon.

@@ -127,8 +127,8 @@ func (r *Repo) survey(ctx context.Context, now time.Time, junk map[string]bool, 
 	if len(s.view.maint.lost) > 0 {
 		return nil, &blockedError{s.view.maint.lost[0]}
 	}
-	for _, d := range s.view.damaged {
-		return nil, &blockedError{d}
+	if len(s.view.damaged) > 0 {
+		return nil, &blockedError{s.view.damaged[0]}
 	}
 	for info, err := range r.backend.List(ctx, indexPrefix) {
 		if err != nil {
@@ -248,23 +248,51 @@ func (r *Repo) mark(ctx context.Context, s *survey) error {
 	if err != nil {
 		return err
 	}
-	for _, m := range res.Missing {
+	if len(res.Missing) > 0 {
+		m := res.Missing[0]
 		why := m.Err
 		if why == nil {
 			why = errNotIndexed
 		}
-		return &blockedError{&DamageError{Object: "blob " + m.ID.String(), Err: why}}
+		return &blockedError{r.whoNeeds(ctx, s, &DamageError{Object: "blob " + m.ID.String(), Err: why})}
 	}
 	s.kept = collect.Keep(x, res.Reached, func(n uint32) bool {
 		p := x.Pack(n)
 		info, ok := s.packs[p.ID]
 		return p.State != index.Freed && ok && info.Size == int64(p.Size)
 	})
-	for _, id := range s.kept.Lost {
+	if len(s.kept.Lost) > 0 {
+		id := s.kept.Lost[0]
 		return &blockedError{&DamageError{Object: "blob " + id.String(), Err: errors.New("the packs that hold it are gone or not what they were")}}
 	}
 	s.stats = s.kept.Packs(x)
 	return nil
+}
+
+// whoNeeds adds to what is missing which snapshots need something that is: one of them may be junk.
+func (r *Repo) whoNeeds(ctx context.Context, s *survey, missing error) error {
+	var names []string
+	for _, snap := range s.roots {
+		roots := []pack.ID{snap.root}
+		if snap.unread != nil {
+			roots = append(roots, *snap.unread)
+		}
+		res, err := walk.Run(ctx, s.view.x, s.view.node, roots, r.opts.Workers)
+		if err != nil {
+			return err
+		}
+		if len(res.Missing) > 0 {
+			names = append(names, snapshotName(snap.ID))
+		}
+	}
+	if len(names) == 0 {
+		return missing
+	}
+	more := ""
+	if len(names) > 1 {
+		more = fmt.Sprintf(" and %d more", len(names)-1)
+	}
+	return fmt.Errorf("%s%s can't be restored whole: %w", names[0], more, missing)
 }
 
 // putVoid takes the place of a session's commit.

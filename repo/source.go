@@ -19,6 +19,10 @@ type Attr struct {
 	// any tree, never a second time, and an error while it is read fails the backup instead of being recorded.
 	Stream bool
 
+	// Block, if not zero, says of a Stream that each day's differs from the day before's in places of blocks of so many bytes, as a database's file does, and not by
+	// what was put in between: it is cut at multiples of Block, at least 4 KiB and at most 64 KiB, and not where the content says so.
+	Block int
+
 	// Owned says that UID and GID count; User and Group may be empty.
 	Owned       bool
 	UID, GID    uint32

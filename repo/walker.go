@@ -371,6 +371,12 @@ func (w *walker) unchanged(rawPath string, info fs.FileInfo, a *Attr) *known {
 	return k
 }
 
+// Bounds of Attr.Block.
+const (
+	minBlock = 4 << 10
+	maxBlock = 64 << 10
+)
+
 var errChanged = errors.New("it changed while it was read")
 
 // read reads a file and returns its entry. With an error, the entry is nil if nothing of it is to be kept.
@@ -405,6 +411,9 @@ func (w *walker) read(ctx context.Context, path, rawName string, info fs.FileInf
 		cut := w.cutFiles
 		if a.Stream {
 			cut = w.cutStreams
+			if a.Block > 0 {
+				cut = chunk.Blocks(min(max(a.Block, minBlock), maxBlock))
+			}
 		}
 		size, err = w.cut(ctx, f, cut)
 	}

@@ -74,7 +74,9 @@ func (j Join) find(op, name string) (joined, error) {
 	case !ok, isFile && below:
 		return joined{}, pathError(op, name, fs.ErrNotExist)
 	case isFile:
-		return joined{&stream{name: key, open: s.open, warn: s.warn}, key, key}, nil
+		as := *s
+		as.name = key
+		return joined{&as, key, key}, nil
 	case !below:
 		path = "."
 	}

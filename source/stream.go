@@ -33,9 +33,10 @@ func Stream(name string, open func(ctx context.Context) (io.ReadCloser, error)) 
 }
 
 type stream struct {
-	name string
-	open func(ctx context.Context) (io.ReadCloser, error)
-	warn func(path, text string) // see Warn; may be nil
+	name  string
+	open  func(ctx context.Context) (io.ReadCloser, error)
+	warn  func(path, text string) // see Warn; may be nil
+	block int                     // as in repo.Attr
 }
 
 func (s *stream) Open(name string) (fs.File, error) { return s.OpenContext(context.Background(), name) }
@@ -86,7 +87,11 @@ func (s *stream) stat(op, name string) (fs.FileInfo, error) {
 	return nil, pathError(op, name, fs.ErrNotExist)
 }
 
-func (s *stream) info() *info { return streamInfo(s.name) }
+func (s *stream) info() *info {
+	i := streamInfo(s.name)
+	i.attr.Block = s.block
+	return i
+}
 
 func streamInfo(name string) *info {
 	i := &info{name: name, mode: 0o600}

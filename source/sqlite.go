@@ -176,6 +176,8 @@ func sweepCopies(temp string) {
 // sqliteError says what an error of SQLite, whichever driver it is from, means here.
 func sqliteError(err error) error {
 	switch s := err.Error(); {
+	case errors.Is(err, ErrCorrupt):
+		return err
 	case strings.Contains(s, "malformed"):
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
 	case strings.Contains(s, "not a database"):
@@ -212,30 +214,38 @@ type sqliteDB struct {
 	backup func(ctx context.Context, conn any, path string) error
 }
 
-func (c *sqliteDB) copy(ctx context.Context, to string, check bool) (err error) {
-	conn, err := c.db.Conn(ctx)
+func (c *sqliteDB) copy(ctx context.Context, to string, check bool) error {
+	var conn *sql.Conn
+	var file sql.NullString
+	err := c.unlocked(ctx, func() (err error) {
+		conn, err = c.db.Conn(ctx) // some drivers read when they connect
+		if err != nil {
+			return err
+		}
+		err = conn.QueryRowContext(ctx, "SELECT file FROM pragma_database_list WHERE name = 'main'").Scan(&file)
+		if err != nil {
+			conn.Close()
+		}
+		return err
+	})
 	if err != nil {
 		return sqliteError(err)
 	}
-	defer func() {
-		if err != nil {
-			// Who knows what state it is in.
-			conn.Raw(func(any) error { return driver.ErrBadConn })
-			err = sqliteError(err)
-		}
-		conn.Close()
-	}()
-	var file sql.NullString
-	var pages int64
-	err = c.unlocked(ctx, func() error {
-		return conn.QueryRowContext(ctx, "SELECT file FROM pragma_database_list WHERE name = 'main'").Scan(&file)
-	})
-	if err != nil {
-		return err
-	}
+	defer conn.Close()
 	if file.String == "" {
-		return errors.New("the database is in memory, where each connection may have its own")
+		return errors.New("source: SQLite: the database is in memory, where each connection may have its own")
 	}
+	if err := c.copyOf(ctx, conn, to, check); err != nil {
+		// Who knows what state it is in.
+		conn.Raw(func(any) error { return driver.ErrBadConn })
+		return sqliteError(err)
+	}
+	return nil
+}
+
+// copyOf copies the database of conn. If it fails, conn is not to be used again.
+func (c *sqliteDB) copyOf(ctx context.Context, conn *sql.Conn, to string, check bool) (err error) {
+	var pages int64
 	if c.backup == nil {
 		err = c.unlocked(ctx, func() error {
 			_, err := conn.ExecContext(ctx, "VACUUM main INTO ?", to)
@@ -277,12 +287,10 @@ func (c *sqliteDB) pages(ctx context.Context, conn *sql.Conn, to string) (pages 
 	if err == nil {
 		err = conn.Raw(func(dc any) error { return c.backup(ctx, dc, to) })
 	}
-	if errors.Is(err, driver.ErrBadConn) {
+	if err != nil {
 		return 0, err
 	}
-	if _, rerr := conn.ExecContext(context.WithoutCancel(ctx), "ROLLBACK"); err == nil {
-		err = rerr
-	}
+	_, err = conn.ExecContext(ctx, "ROLLBACK")
 	return pages, err
 }
 
@@ -293,13 +301,14 @@ func (c *sqliteDB) check(ctx context.Context, conn *sql.Conn, path string) error
 	}
 	var row string
 	err := conn.QueryRowContext(ctx, "PRAGMA varve_copy.quick_check(1)").Scan(&row)
-	if _, derr := conn.ExecContext(context.WithoutCancel(ctx), "DETACH varve_copy"); err == nil {
-		err = derr
+	if err == nil {
+		err = checked(row)
 	}
 	if err != nil {
 		return err
 	}
-	return checked(row)
+	_, err = conn.ExecContext(ctx, "DETACH varve_copy")
+	return err
 }
 
 // unlocked calls f again while it says that the database is locked. A driver may have no busy timeout, or one that no context ends.
@@ -336,7 +345,7 @@ func (c *sqliteFile) copy(ctx context.Context, to string, check bool) error {
 	case err != nil:
 		return err
 	case !fi.Mode().IsRegular():
-		return fmt.Errorf("source: SQLite: %s is no file", c.path)
+		return fmt.Errorf("source: SQLite: %s is not a file", c.path)
 	}
 	// What a transaction has begun to read is what .backup copies; without one it begins anew whenever another process
 	// writes, for ever.

@@ -294,7 +294,7 @@ func TestSQLiteFails(t *testing.T) {
 		{"noise", noise, nil, "encrypted", ""},
 		{"locked", locked, nil, "database is locked", ""},
 		{"missing", filepath.Join(dir, "none.db"), fs.ErrNotExist, "none.db", "program"},
-		{"folder", dir, nil, "is no file", "program"},
+		{"folder", dir, nil, "is not a file", "program"},
 		{"memory", "", nil, "in memory", "vacuum"},
 		{"memory", "", nil, "in memory", "backup"},
 	} {

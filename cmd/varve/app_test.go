@@ -262,8 +262,10 @@ func TestParsePart(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile("file", nil, 0o600); err != nil {
-		t.Fatal(err)
+	for _, file := range []string{"file", "x=y"} {
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for in, want := range map[string]part{
 		"folder":                        {name: "folder", kind: folder},
@@ -278,6 +280,9 @@ func TestParsePart(t *testing.T) {
 		"db.sql=-":                      {name: "db.sql", as: true, kind: standardInput},
 		"exec:pg_dump shop":             {name: "pg_dump", kind: command, line: "pg_dump shop"},
 		"exec:A=b /usr/bin/pg_dump x=y": {name: "pg_dump", kind: command, line: "A=b /usr/bin/pg_dump x=y"},
+		"sqlite:file":                   {name: "file", kind: sqlite},
+		"db=sqlite:file":                {name: "db", as: true, kind: sqlite},
+		"sqlite:x=y":                    {name: "x=y", kind: sqlite},
 		"db.sql=exec:pg_dump --x=y":     {name: "db.sql", as: true, kind: command, line: "pg_dump --x=y"},
 	} {
 		got, err := parsePart(in)
@@ -285,7 +290,7 @@ func TestParsePart(t *testing.T) {
 			t.Errorf("parsePart(%q) = %+v, %v", in, got, err)
 		}
 	}
-	for _, bad := range []string{"", "x=", "=folder", "..=folder", "exec:", "exec: A=b", "a=b", os.DevNull, "nope"} {
+	for _, bad := range []string{"", "x=", "=folder", "..=folder", "exec:", "exec: A=b", "a=b", os.DevNull, "nope", "sqlite:", "sqlite:folder", "sqlite:nope", "sqlite:" + os.DevNull} {
 		if p, err := parsePart(bad); err == nil {
 			t.Errorf("parsePart(%q) = %+v", bad, p)
 		}

@@ -51,6 +51,9 @@ SOURCE is
                    of a pipeline only: a dump that fails goes unnoticed in
                    "exec:pg_dump shop | sed ...", unless the shell knows
                    "set -o pipefail" and the command begins with that
+  sqlite:PATH      a database of SQLite, at one moment, whoever writes to it: a
+                   file that can be opened again. The sqlite3 program copies it
+                   to the folder for temporary files (TMPDIR) first
   postgres://USER@HOST:PORT/DATABASE
                    a database of PostgreSQL, as pg_dump writes it: a folder with
                    DATABASE.sql, and globals.sql with the roles
@@ -81,7 +84,7 @@ else gets its base name, standard input the name "stdin", a command the base nam
 of its program, and a database the name "postgres", "mysql", "mongo.archive" or
 "redis.rdb". What stands before the first '=' of an argument is AS unless there is a
 slash in it, so a path with a '=' is written ./a=b. An argument that begins with
-exec: is a command without AS, whatever '=' there is in it.
+exec: or sqlite: has no AS, whatever '=' there is in it.
 
 Commands, databases and standard input are read first, then the files. A dump
 that turns out to be compressed is warned about: it would be new from end to end

@@ -20,7 +20,7 @@ type part struct {
 	name string // AS, or what takes its place; "" if the path gives none
 	as   bool   // name is AS
 	kind partKind
-	path string // of a folder or file
+	path string // of a folder or file, or of a database of SQLite
 	line string // of a command
 	url  string // of a database
 }
@@ -33,6 +33,7 @@ const (
 	standardInput
 	command
 	database
+	sqlite
 )
 
 // databases are the names that a database's dump gets beside other sources, by the scheme of its URL.
@@ -68,11 +69,11 @@ func concealed(url string) string {
 	return url
 }
 
-// parsePart reads [AS=]SOURCE. What stands before the first '=' is AS unless it has a slash in it or begins with "exec:".
+// parsePart reads [AS=]SOURCE. What stands before the first '=' is AS unless it has a slash in it or begins with "exec:" or "sqlite:".
 func parsePart(arg string) (*part, error) {
 	p := &part{arg: arg}
 	rest := arg
-	if before, after, ok := strings.Cut(arg, "="); ok && !strings.HasPrefix(arg, "exec:") && !strings.ContainsAny(before, `/\`) {
+	if before, after, ok := strings.Cut(arg, "="); ok && !strings.HasPrefix(arg, "exec:") && !strings.HasPrefix(arg, sqliteScheme) && !strings.ContainsAny(before, `/\`) {
 		if before == "" || before == "." || before == ".." {
 			return nil, fmt.Errorf("source %q: no entry can be called %q; a path with '=' in it is written ./%s", arg, before, arg)
 		}
@@ -83,6 +84,9 @@ func parsePart(arg string) (*part, error) {
 		p.arg = strings.TrimSuffix(arg, rest) + concealed(rest)
 		p.defaultName(databases[scheme])
 		return p, nil
+	}
+	if path, ok := strings.CutPrefix(rest, sqliteScheme); ok {
+		return p, p.parseSQLite(path)
 	}
 	line, isCommand := strings.CutPrefix(rest, "exec:")
 	switch {
@@ -233,6 +237,8 @@ func (s *backupSource) open(p *part, stdin io.Reader, exclude []string) (fs.FS, 
 			return nil, fmt.Errorf("source %q: %w", p.arg, err)
 		}
 		return fsys, nil
+	case sqlite:
+		return source.SQLiteFile(p.path, nil), nil
 	case file:
 		t, err := source.Dir(filepath.Dir(p.path), nil)
 		if err != nil {

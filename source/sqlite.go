@@ -348,9 +348,9 @@ func (c *sqliteFile) copy(ctx context.Context, to string, check bool) error {
 		return fmt.Errorf("source: SQLite: %s is not a file", c.path)
 	}
 	// What a transaction has begun to read is what .backup copies; without one it begins anew whenever another process
-	// writes, for ever.
+	// writes, for ever. A copy that a crash can only cost again needs no fsync.
 	out, err := c.run(ctx, filepath.Dir(to), "-readonly", c.path,
-		fmt.Sprintf(".timeout %d", sqliteWait.Milliseconds()), "BEGIN", "SELECT count(*) FROM sqlite_master", "PRAGMA page_count", ".backup main "+filepath.Base(to))
+		fmt.Sprintf(".timeout %d", sqliteWait.Milliseconds()), "BEGIN", "SELECT count(*) FROM sqlite_master", "PRAGMA page_count", ".backup --async main "+filepath.Base(to))
 	if err != nil {
 		return err
 	}

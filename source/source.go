@@ -1,5 +1,5 @@
 // Package source makes file systems of what is to be backed up: a folder (Dir), what a reader yields (Stream), what a
-// program writes (Command, Shell), what a database holds (Postgres, MySQL; Database by a URL), and several of these side
+// program writes (Command, Shell), what a database holds (Postgres, MySQL, SQLite; Database by a URL), and several of these side
 // by side (Join). Each is an fs.FS for repo.Backup:
 //
 //	uploads, err := source.Dir("/srv/shop/uploads", &source.DirOptions{Exclude: []string{"/cache/"}})

@@ -47,7 +47,7 @@ type SQLiteOptions struct {
 //
 // A database in WAL mode is written to meanwhile as ever, but its WAL can't start over until the copy is made. With a
 // rollback journal, commits wait for that: set a busy timeout (PRAGMA busy_timeout) above the second or so that each
-// 200 MB take. A connection of db is taken for the copy and the check.
+// 100 MB take. A connection of db is taken for the copy and the check.
 //
 // By default the copy is made by VACUUM INTO, which lays it out anew: more pages differ from the day before's. With Backup
 // pages stay in place, and about half as much is stored each day (docs/DESIGN.md). Nothing else of this process
@@ -63,7 +63,8 @@ func SQLite(name string, db *sql.DB, o *SQLiteOptions) fs.FS {
 // in a process of its own, and copies page by page. The file is called like the last element of path.
 //
 // A database that is missing is fs.ErrNotExist, and is not created. What the program complains of is a *CommandError: one
-// in WAL mode, for instance, can be read only if its -shm file is there or may be created beside it.
+// in WAL mode, for instance, can be read only if its -shm file is there or may be created beside it, and what a crash
+// left in a rollback journal must be undone by opening the database once.
 func SQLiteFile(path string, o *SQLiteOptions) fs.FS {
 	abs, err := filepath.Abs(path)
 	return sqliteStream(filepath.Base(abs), o, func(o SQLiteOptions) sqliteCopier {
@@ -393,9 +394,9 @@ func (c *sqliteFile) run(ctx context.Context, dir string, args ...string) (strin
 	case strings.Contains(s, "not a database"):
 		hinted.Hint = "it is encrypted, or another kind of file"
 	case strings.Contains(s, "readonly database"):
-		hinted.Hint = "a program that wrote to it crashed; open it once, as its owner, for SQLite to undo what was not committed"
+		hinted.Hint = "it is in WAL mode, in a folder that can't be written to, or a program that wrote to it crashed: open it once as its owner"
 	case strings.Contains(s, "unable to open"):
-		hinted.Hint = "it can't be read; if it is in WAL mode, its folder must be writable or its -shm file be there"
+		hinted.Hint = "neither it nor what lies beside it may be unreadable"
 	case strings.Contains(s, "is locked"):
 		hinted.Hint = "another program keeps it for itself"
 	}

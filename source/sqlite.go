@@ -396,7 +396,7 @@ func (c *sqliteFile) run(ctx context.Context, dir string, args ...string) (strin
 	case strings.Contains(s, "readonly database"):
 		hinted.Hint = "it is in WAL mode, in a folder that can't be written to, or a program that wrote to it crashed: open it once as its owner"
 	case strings.Contains(s, "unable to open"):
-		hinted.Hint = "neither it nor what lies beside it may be unreadable"
+		hinted.Hint = "this user may not read it, or what lies beside it"
 	case strings.Contains(s, "is locked"):
 		hinted.Hint = "another program keeps it for itself"
 	}

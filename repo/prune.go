@@ -288,6 +288,12 @@ func (p *pruner) count(l *packList, packs map[pack.ID]backend.Info) {
 	}
 }
 
+// collects tells of a session that it is a collector's: its series has no name, so no manifest fits its place.
+func (r *Repo) collects(session string) bool {
+	sid := r.keys.SeriesID("")
+	return strings.HasSuffix(session, fmt.Sprintf("-%x", sid[:]))
+}
+
 // settle sees to it that each session that began by limit has a manifest or a void, so that none can commit any more. ok is false if one has to be waited for.
 func (p *pruner) settle(ctx context.Context, seen map[string]*seenSession, limit time.Time) (ok bool, err error) {
 	r := p.repo
@@ -315,6 +321,9 @@ func (p *pruner) settle(ctx context.Context, seen map[string]*seenSession, limit
 			open = append(open, s)
 			continue
 		}
+		if r.collects(id) {
+			continue // it has nothing to commit
+		}
 		if err := r.putVoid(ctx, id); err != nil {
 			return false, err
 		}
@@ -325,6 +334,9 @@ func (p *pruner) settle(ctx context.Context, seen map[string]*seenSession, limit
 			return false, fmt.Errorf("%w: %d sessions are open, %s among them, and this store has no put-if-absent: wait for them, or close them (VoidOpen)", ErrBusy, len(open), open[0].id)
 		}
 		for _, s := range open {
+			if r.collects(s.id) {
+				continue // what it does is safe beside others
+			}
 			if err := r.putVoid(ctx, s.id); err != nil {
 				return false, err
 			}
@@ -461,7 +473,7 @@ func (p *pruner) tidy(ctx context.Context, s *survey) error {
 	}
 	for id, seen := range s.sessions {
 		// The end of one whose snapshot is there tells a check that there has to be one.
-		settled := s.taken[id] || s.said[id].forgotten
+		settled := s.taken[id] || s.said[id].forgotten || p.repo.collects(id)
 		if id == p.own || !settled || p.now.Sub(seen.last) <= times.expire+times.slack {
 			continue
 		}

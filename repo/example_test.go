@@ -203,3 +203,26 @@ func ExampleEscape() {
 	// caf\xe9 \\ café
 	// true <nil>
 }
+
+func ExampleRepo_Plan() {
+	ctx := context.Background()
+	r := exampleRepo()
+	defer r.Close()
+	for _, name := range []string{"one", "two", "three"} {
+		exampleBackup(r, fstest.MapFS{"cat.jpg": {Data: []byte(name)}})
+	}
+	plan, err := r.Plan(ctx, "", repo.Keep{Last: 2, Tags: []string{"release"}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, s := range plan.Snapshots {
+		fmt.Println(s.Goes(), s.Why)
+	}
+	if err := r.Forget(ctx, plan.Forget()...); err != nil { // Unforget takes it back, for a week
+		log.Fatal(err)
+	}
+	// Output:
+	// true []
+	// false [last 2]
+	// false [the newest of its series last 2]
+}

@@ -127,7 +127,10 @@ func (r *Repo) readForgotten(ctx context.Context, name string) (undo bool, err e
 	return rec.Undo, nil
 }
 
-// Forget marks snapshots, named by their ids, as forgotten: they are not listed any more, and can be taken back by Unforget for a week. What only they need stays until that and two
+// UndoWindow is how long after Forget a snapshot can be taken back, by the store's clock.
+const UndoWindow = 7 * 24 * time.Hour
+
+// Forget marks snapshots, named by their ids, as forgotten: they are not listed any more, and can be taken back by Unforget for UndoWindow. What only they need stays until that and two
 // days have passed; then Prune frees it. One that is forgotten already is left as it is.
 //
 // ErrRole: a writer forgets nothing. fs.ErrNotExist: there is no such snapshot; nothing was forgotten then. After another error some may be.

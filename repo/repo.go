@@ -454,6 +454,7 @@ type protocol struct {
 	margin time.Duration // packs younger than this are no candidates
 	undo   time.Duration // what was forgotten can be taken back for so long
 	slack  time.Duration // and is kept for so much longer
+	trust  time.Duration // a snapshot whose own time differs from the store's by more makes no other one forgettable
 }
 
 var times = protocol{
@@ -466,6 +467,7 @@ var times = protocol{
 	segment: 30 * time.Second,
 
 	margin: 49 * time.Hour,
-	undo:   7 * 24 * time.Hour,
+	undo:   UndoWindow,
 	slack:  48 * time.Hour,
+	trust:  48 * time.Hour,
 }

@@ -39,6 +39,8 @@ type Snapshot struct {
 	Parent  string // id of the snapshot that it was compared with, "" if none
 	Stats   Stats
 	Version string // of the program that wrote it
+	// Forgotten is when the store got the word to forget it; zero: it is not forgotten. It can be taken back for UndoWindow from then on.
+	Forgotten time.Time
 
 	root    pack.ID
 	unread  *pack.ID
@@ -134,13 +136,19 @@ type Filter struct {
 	Series string            // exactly; "" for all
 	Tags   map[string]string // all of these
 	Newest int               // only so many, the newest; 0 for all
+	// Forgotten chooses among those that were forgotten and are still there, instead of the others.
+	Forgotten bool
 }
 
-// Snapshots yields snapshots, oldest first, without those that were forgotten. One that cannot be opened does not hide the others: after them comes one
+// Snapshots yields snapshots, oldest first, without those that were forgotten unless the Filter is for these. One that cannot be opened does not hide the others: after them comes one
 // error that names them all, each a *DamageError.
 func (r *Repo) Snapshots(ctx context.Context, f Filter) iter.Seq2[*Snapshot, error] {
 	return func(yield func(*Snapshot, error) bool) {
-		all, damaged, err := r.listSnapshots(ctx, f.Series)
+		list := r.listSnapshots
+		if f.Forgotten {
+			list = r.listForgotten
+		}
+		all, damaged, err := list(ctx, f.Series)
 		if err != nil {
 			yield(nil, fmt.Errorf("list snapshots: %w", err))
 			return
@@ -189,8 +197,31 @@ func (r *Repo) listSnapshots(ctx context.Context, series string) ([]*Snapshot, [
 	return r.openSnapshots(ctx, names)
 }
 
-// snapshotNames lists the manifests (and voids) of a series, or all, without those that were forgotten and what has no manifest's name, sorted by session id.
+// listForgotten is listSnapshots of those that were forgotten.
+func (r *Repo) listForgotten(ctx context.Context, series string) ([]*Snapshot, []*DamageError, error) {
+	names, said, err := r.manifestNames(ctx, series)
+	if err != nil {
+		return nil, nil, err
+	}
+	names = slices.DeleteFunc(names, func(n string) bool { return !said[sessionOf(n)].forgotten })
+	all, damaged, err := r.openSnapshots(ctx, names)
+	for _, s := range all {
+		s.Forgotten = said[s.ID].since
+	}
+	return all, damaged, err
+}
+
+// snapshotNames lists the manifests (and voids) of a series, or all, without those that were forgotten, sorted by session id.
 func (r *Repo) snapshotNames(ctx context.Context, series string) ([]string, error) {
+	names, said, err := r.manifestNames(ctx, series)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(names, func(n string) bool { return said[sessionOf(n)].forgotten }), nil
+}
+
+// manifestNames lists the manifests (and voids) of a series, or all, without what has no manifest's name, sorted by session id, and what was said of them.
+func (r *Repo) manifestNames(ctx context.Context, series string) ([]string, map[string]oblivion, error) {
 	prefix := snapshotsPrefix
 	if series != "" {
 		sid := r.keys.SeriesID(series)
@@ -198,18 +229,18 @@ func (r *Repo) snapshotNames(ctx context.Context, series string) ([]string, erro
 	}
 	names, err := listNames(ctx, r.backend, prefix)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	forgotten, _, err := r.forgotten(ctx)
+	said, _, err := r.forgotten(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	names = slices.DeleteFunc(names, func(n string) bool {
 		session := sessionOf(n)
-		return forgotten[session].forgotten || !validSession(session) || snapshotName(session) != n
+		return !validSession(session) || snapshotName(session) != n
 	})
 	slices.SortFunc(names, func(a, b string) int { return strings.Compare(sessionOf(a), sessionOf(b)) })
-	return names, nil
+	return names, said, nil
 }
 
 // sessionOf returns the session id in the name of a manifest.

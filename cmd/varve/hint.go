@@ -25,6 +25,7 @@ const (
 	stepSecret                   // read the file of a secret
 	stepSlot                     // find a slot
 	stepReplica                  // open the other store of replicate or heal
+	stepPrune                    // prune
 )
 
 type stepError struct {
@@ -79,7 +80,11 @@ func (a *app) sentence(err error) string {
 	}
 	pe, hasPath := errors.AsType[*fs.PathError](err)
 	hint := ""
+	if s, ok := errors.AsType[*stepError](err); ok && s.step == stepPrune && !is(context.Canceled) && !future {
+		hint = pruneHint(err)
+	}
 	switch {
+	case hint != "":
 	case is(repo.ErrUncertain):
 		hint = "\"varve snapshots\" tells, once the store answers again"
 	case is(context.Canceled):
@@ -94,6 +99,10 @@ func (a *app) sentence(err error) string {
 		hint = "it opens none of the repository's slots; check where it came from, or set VARVE_KEY to the recovery key"
 	case is(repo.ErrRole):
 		hint = "use the passphrase or key of another slot; \"varve key list\" shows the roles that there are"
+	case is(repo.ErrTooLate):
+		hint = "another copy may still have it: a replica, or the bucket as it was (as-of in its URL)"
+	case is(repo.ErrBusy):
+		hint = "run this again"
 	case is(repo.ErrVoid):
 		hint = "this happens when the machine sleeps or the store is out of reach for two days; run the backup again"
 	case future:

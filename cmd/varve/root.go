@@ -92,7 +92,7 @@ be read whole (they are listed on standard error).`,
 	f.StringVar(&a.cache, "cache", "", "cache folder (default VARVE_CACHE, else varve in the user's cache folder)")
 	f.BoolVar(&a.noCache, "no-cache", false, "use no cache folder")
 	f.BoolVar(&a.json, "json", false, "print JSON")
-	root.AddCommand(a.initCmd(), a.backupCmd(), a.snapshotsCmd(), a.lsCmd(), a.catCmd(), a.restoreCmd(), a.diffCmd(), a.checkCmd(), a.replicateCmd(), a.healCmd(), a.lockCmd(), a.doctorCmd(), a.keyCmd(), a.versionCmd())
+	root.AddCommand(a.initCmd(), a.backupCmd(), a.snapshotsCmd(), a.lsCmd(), a.catCmd(), a.restoreCmd(), a.diffCmd(), a.checkCmd(), a.forgetCmd(), a.unforgetCmd(), a.pruneCmd(), a.replicateCmd(), a.healCmd(), a.lockCmd(), a.doctorCmd(), a.keyCmd(), a.versionCmd())
 	return root
 }
 

@@ -33,6 +33,7 @@ type snapshotJSON struct {
 	BytesNew    int64             `json:"bytes_new"`
 	BytesStored int64             `json:"bytes_stored"`
 	Unread      int64             `json:"unread"`
+	Forgotten   *time.Time        `json:"forgotten"`
 }
 
 func snapshotOf(s *repo.Snapshot) snapshotJSON {
@@ -40,31 +41,40 @@ func snapshotOf(s *repo.Snapshot) snapshotJSON {
 	if tags == nil {
 		tags = map[string]string{}
 	}
-	return snapshotJSON{ID: s.ID, Series: s.Series, Time: s.Time.UTC(), End: s.End.UTC(), Host: s.Host, Tags: tags, Parent: s.Parent, Version: s.Version,
+	doc := snapshotJSON{ID: s.ID, Series: s.Series, Time: s.Time.UTC(), End: s.End.UTC(), Host: s.Host, Tags: tags, Parent: s.Parent, Version: s.Version,
 		Incomplete: s.Incomplete(), Files: s.Stats.Files, Folders: s.Stats.Folders, Others: s.Stats.Others, Bytes: s.Stats.Bytes,
 		BytesRead: s.Stats.Read, BytesNew: s.Stats.New, BytesStored: s.Stats.Stored, Unread: s.Stats.Unread}
+	if !s.Forgotten.IsZero() {
+		at := s.Forgotten.UTC()
+		doc.Forgotten = &at
+	}
+	return doc
 }
 
 func (a *app) snapshotsCmd() *cobra.Command {
 	var tags []string
 	var newest int
+	var forgotten bool
 	cmd := &cobra.Command{
 		Use:   "snapshots [SERIES]",
 		Short: "List snapshots",
 		Long: `List the snapshots of a series, or all, oldest first. The ids are cut to what
-tells them apart; any command takes them so.
+tells them apart; any command takes them so. With --forgotten, list those instead
+that were forgotten and are still there, and until when "varve unforget" takes
+them back.
 
 JSON: {snapshots: [SNAPSHOT]}, where SNAPSHOT is
   {id, series, time, end, host, tags: {KEY: VALUE}, parent, version, incomplete,
-   files, folders, others, bytes, bytes_read, bytes_new, bytes_stored, unread}.
+   files, folders, others, bytes, bytes_read, bytes_new, bytes_stored, unread, forgotten}.
 Times are RFC 3339 in UTC. parent is the id of the snapshot before, or "".
 incomplete: something could not be read whole; unread counts that. bytes are
 those of the content, bytes_read those of it that were read, bytes_new those of
-it that the repository did not have, and bytes_stored is what that took there.`,
+it that the repository did not have, and bytes_stored is what that took there.
+forgotten is when it was forgotten, null if it was not.`,
 		Args:              arguments(0, 1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f := repo.Filter{Newest: newest}
+			f := repo.Filter{Newest: newest, Forgotten: forgotten}
 			if len(args) > 0 {
 				f.Series = args[0]
 			}
@@ -77,6 +87,7 @@ it that the repository did not have, and bytes_stored is what that took there.`,
 	}
 	cmd.Flags().StringArrayVar(&tags, "tag", nil, "only those with this `KEY=VALUE` (repeatable)")
 	cmd.Flags().IntVarP(&newest, "newest", "n", 0, "only the newest `N`")
+	cmd.Flags().BoolVar(&forgotten, "forgotten", false, "those that were forgotten")
 	return cmd
 }
 
@@ -135,6 +146,9 @@ func (a *app) snapshotTable(all []snapshotJSON) error {
 		}
 		if s.Incomplete {
 			notes = append(notes, "(incomplete)")
+		}
+		if s.Forgotten != nil {
+			notes = append(notes, fmt.Sprintf("(forgotten %s, can be taken back until %s)", local(*s.Forgotten), local(s.Forgotten.Add(repo.UndoWindow))))
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", shortID(s.ID), local(s.Time), printable(s.Series), printable(s.Host), s.Files,
 			size(s.Bytes), size(s.BytesStored), strings.Join(notes, " "))

@@ -74,12 +74,18 @@ func (u unconditional) Put(ctx context.Context, name string, r io.ReaderAt, size
 // TestWithoutPutIfAbsent: such a store holds a repository all the same.
 func TestWithoutPutIfAbsent(t *testing.T) {
 	store, key := unconditional{mem.New(nil)}, crypt.RawKey{1}
-	if _, _, err := repo.Create(t.Context(), store, key, nil); err != nil {
+	if r, _, err := repo.Create(t.Context(), store, key, nil); err != nil || r.PutIfAbsent() {
 		t.Fatal(err)
 	}
 	r, err := repo.Open(t.Context(), store, key, nil)
-	if err != nil {
+	if err != nil || r.PutIfAbsent() {
 		t.Fatal(err)
+	}
+	if _, err := r.Prune(t.Context(), nil); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("prune beside others: %v", err)
+	}
+	if _, err := r.Prune(t.Context(), &repo.PruneOptions{Exclusive: true}); err != nil {
+		t.Errorf("prune exclusively: %v", err)
 	}
 	s, err := r.Backup(t.Context(), "shop", fstest.MapFS{"a": {Data: []byte("hello")}}, nil)
 	if err != nil {

@@ -167,7 +167,7 @@ func attrOfEntry(e *tree.Entry) *Attr {
 	return a
 }
 
-// entryToken is the change token of a file in a snapshot: what names its content, and its extended attributes.
+// entryToken is the change token of a file in a snapshot: what names its content, and its extended attributes and metadata.
 func entryToken(e *tree.Entry) []byte {
 	if !e.IsRegular() {
 		return nil
@@ -177,11 +177,21 @@ func entryToken(e *tree.Entry) []byte {
 		t = binary.LittleEndian.AppendUint64(t, e.Inline[i].Length)
 		t = append(t, e.Inline[i].ID...)
 	}
+	add := func(p []byte) {
+		t = binary.LittleEndian.AppendUint64(t, uint64(len(p)))
+		t = append(t, p...)
+	}
 	for i := range e.Xattrs {
-		for _, p := range [][]byte{e.Xattrs[i].Name, e.Xattrs[i].Value} {
-			t = binary.LittleEndian.AppendUint64(t, uint64(len(p)))
-			t = append(t, p...)
-		}
+		add(e.Xattrs[i].Name)
+		add(e.Xattrs[i].Value)
+	}
+	if e.Type != "" || len(e.Meta) > 0 {
+		t = append(t, "object"...)
+		add([]byte(e.Type))
+	}
+	for i := range e.Meta {
+		add([]byte(e.Meta[i].Key))
+		add([]byte(e.Meta[i].Value))
 	}
 	return t
 }

@@ -34,13 +34,14 @@ type Attr struct {
 	// Major and Minor number a device.
 	Major, Minor uint32
 
-	// Token changes whenever the content or the extended attributes may have changed (size, times and inode of a file; ETag or
+	// Token changes whenever the content, the extended attributes, the content type or Meta may have changed (size, times and inode of a file; ETag or
 	// version of an object). Empty: unknown, the content is read each time. Changed is the newest time that went into it; a token is
 	// kept only if that lies at least 2 s before the session began, zero meaning that it needs no such margin.
 	Token   []byte
 	Changed time.Time
 
-	// ContentType and Meta are an object's metadata.
+	// ContentType and Meta are an object's metadata. A source that learns of them only when it opens an object leaves both empty before: then they are
+	// those of the last snapshot, if the token is.
 	ContentType string
 	Meta        map[string]string
 

@@ -28,7 +28,9 @@ type tokenRecord struct {
 	End    bool
 	Path   []byte
 	Token  []byte
-	Xattrs []tree.Xattr // the token answers for them too
+	Xattrs []tree.Xattr // the token answers for them too, and for what follows
+	Type   string
+	Meta   []tree.Pair
 }
 
 const tokenPieces = 1024
@@ -106,7 +108,7 @@ func (w *tokenWriter) write() {
 	if w.err == nil {
 		w.err = w.enc.Encode(&w.rec)
 	}
-	w.rec.Pieces, w.rec.End, w.rec.Path, w.rec.Token, w.rec.Xattrs = w.rec.Pieces[:0], false, nil, nil, nil
+	w.rec = tokenRecord{Pieces: w.rec.Pieces[:0]}
 }
 
 // end ends the current file.
@@ -119,7 +121,7 @@ func (w *tokenWriter) end(path string, e *tree.Entry) {
 		return
 	}
 	w.part = false
-	w.rec.End, w.rec.Path, w.rec.Token, w.rec.Xattrs = true, []byte(path), e.Token, e.Xattrs
+	w.rec.End, w.rec.Path, w.rec.Token, w.rec.Xattrs, w.rec.Type, w.rec.Meta = true, []byte(path), e.Token, e.Xattrs, e.Type, e.Meta
 	w.write()
 }
 
@@ -186,6 +188,8 @@ type known struct {
 	token  []byte
 	pieces []tree.Piece
 	xattrs []tree.Xattr
+	typ    string
+	meta   []tree.Pair
 }
 
 // openTokens opens the token file of a series; nil when there is none that is whole.
@@ -247,7 +251,7 @@ func (t *tokenReader) next() {
 			t.pieces = nil
 			continue
 		}
-		t.path, t.token, t.xattrs = string(rec.Path), rec.Token, rec.Xattrs
+		t.path, t.token, t.xattrs, t.typ, t.meta = string(rec.Path), rec.Token, rec.Xattrs, rec.Type, rec.Meta
 		return
 	}
 }

@@ -327,6 +327,9 @@ func (w *walker) file(ctx context.Context, path, rawPath, rawName string, info f
 	if k := w.unchanged(rawPath, info, a); k != nil {
 		e, _ := newEntry(rawName, info, a, nil)
 		e.Token, e.Xattrs = k.token, k.xattrs
+		if e.Type == "" && len(e.Meta) == 0 {
+			e.Type, e.Meta = k.typ, k.meta // a source may know them only of what it opens
+		}
 		if len(k.pieces) > 0 {
 			if err := w.add(op{kind: opKnown, pieces: k.pieces}); err != nil {
 				return err

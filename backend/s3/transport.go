@@ -124,6 +124,8 @@ func foreign(req *http.Request, resp *http.Response) (string, error) {
 		root = "Retention"
 	case good && query.Has("legal-hold"):
 		root = "LegalHold"
+	case good && query.Has("tagging"):
+		root = "Tagging"
 	case good && query.Has("location"):
 		root = "LocationConstraint"
 	case good && req.Method == http.MethodDelete:

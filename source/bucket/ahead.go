@@ -1,0 +1,218 @@
+package bucket
+
+import (
+	"context"
+	"io/fs"
+	"sync"
+
+	"github.com/minio/minio-go/v7"
+)
+
+const (
+	aheadSize  = 1 << 20  // larger objects take long enough by themselves
+	aheadBytes = 24 << 20 // of all objects that were read ahead
+	aheadCount = 32       // of them, and of requests at a time
+)
+
+var tagOptions minio.GetObjectTaggingOptions
+
+// A walk is what belongs to one backup: from the first entry of the root to the last. Nil is a good walk for who just looks at something.
+//
+// A backup reads one object after the other, and a small one takes hardly longer than its request. So while it reads each object that it is shown, as a first one does, those that
+// follow in the listing are read ahead: as many as it has read in a row, up to a limit. As soon as it passes over one, which has not changed, nothing is
+// read ahead any more, so that nothing is asked of those.
+type walk struct {
+	fs    *FS
+	pages *pages
+	tags  tagger
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wait   sync.WaitGroup
+	slots  chan struct{}
+
+	mu      sync.Mutex // guards what follows
+	path    string     // of the object that was shown last
+	object  *object
+	shown   int64 // how many were
+	opened  int64 // which of them was opened last
+	run     int   // how many in a row, and up to now, were
+	ahead   map[string]*early
+	waiting int64 // bytes in ahead
+}
+
+// early is an object that is, or was, read ahead.
+type early struct {
+	etag    string
+	size    int64
+	since   int64 // shown, when it was begun
+	cancel  context.CancelFunc
+	done    chan struct{}
+	content *content // these two are set when done is closed
+	err     error
+}
+
+// begin returns the walk that the listing of a folder belongs to: that of the root begins one, if none is under way, which end ends.
+func (f *FS) begin(ctx context.Context, dir string) (w *walk, ps *pages, end func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.walk != nil && dir != "." {
+		return f.walk, f.walk.pages, func() {}
+	}
+	if f.walk != nil || dir != "." {
+		return nil, &pages{fs: f}, func() {}
+	}
+	w = &walk{fs: f, pages: &pages{fs: f}, slots: make(chan struct{}, aheadCount), ahead: map[string]*early{}}
+	w.ctx, w.cancel = context.WithCancel(ctx)
+	f.walk = w
+	return w, w.pages, func() {
+		f.mu.Lock()
+		f.walk = nil
+		f.mu.Unlock()
+		w.cancel()
+		w.wait.Wait()
+	}
+}
+
+// current returns the walk that is under way, and its listing or a new one.
+func (f *FS) current() (*walk, *pages) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.walk != nil {
+		return f.walk, f.walk.pages
+	}
+	return nil, &pages{fs: f}
+}
+
+// pass notes that an object is shown.
+func (w *walk) pass(path string, o *object) {
+	if w == nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.opened != w.shown {
+		w.run = 0
+		for key := range w.ahead {
+			w.drop(key)
+		}
+	}
+	w.shown++
+	w.path, w.object = path, o
+}
+
+// passed returns the object that was shown last, if it has that path.
+func (w *walk) passed(path string) *object {
+	if w == nil {
+		return nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.object == nil || w.path != path {
+		return nil
+	}
+	return w.object
+}
+
+// open begins to read an object, and others ahead of it.
+func (w *walk) open(ctx context.Context, f *FS, path string, o *object) (*content, error) {
+	if w == nil {
+		return f.get(ctx, o, nil)
+	}
+	w.mu.Lock()
+	e := w.ahead[o.key]
+	if w.path == path && w.opened != w.shown {
+		w.opened = w.shown
+		w.run++
+		w.readAhead(o.key)
+	}
+	if e != nil {
+		delete(w.ahead, o.key)
+		w.waiting -= e.size
+	}
+	w.mu.Unlock()
+	if e != nil {
+		select {
+		case <-e.done:
+		case <-ctx.Done():
+			e.cancel()
+			return nil, ctx.Err()
+		}
+		e.cancel() // it is over
+		if e.err == nil && e.etag == o.etag {
+			e.content.ctx = ctx
+			return e.content, nil
+		}
+		// It is tried again: this time the error counts.
+	}
+	return f.get(ctx, o, &w.tags)
+}
+
+// drop forgets an object that was read ahead. w.mu is held.
+func (w *walk) drop(key string) {
+	e := w.ahead[key]
+	e.cancel()
+	delete(w.ahead, key)
+	w.waiting -= e.size
+}
+
+// readAhead begins to read what follows key in the listing. w.mu is held.
+func (w *walk) readAhead(key string) {
+	want := min(w.run-1, aheadCount)
+	if want <= 0 {
+		return
+	}
+	for k, e := range w.ahead {
+		// Folders are not walked quite in the order of keys: what was not asked for by now may be far away.
+		if w.shown-e.since > 4*aheadCount {
+			w.drop(k)
+		}
+	}
+	next := w.pages.peek(key)
+	for i := range next[:min(want, len(next))] {
+		o := &next[i]
+		if o.size > aheadSize || w.ahead[o.key] != nil || o.key == w.object.key {
+			continue
+		}
+		size := max(o.size, 4<<10) // there are metadata too
+		if len(w.ahead) >= aheadCount || w.waiting+size > aheadBytes {
+			return
+		}
+		e := &early{etag: o.etag, size: size, since: w.shown, done: make(chan struct{})}
+		ctx, cancel := context.WithCancel(w.ctx)
+		e.cancel = cancel
+		w.ahead[o.key] = e
+		w.waiting += size
+		w.wait.Go(func() {
+			defer close(e.done)
+			select {
+			case w.slots <- struct{}{}:
+				defer func() { <-w.slots }()
+			case <-ctx.Done():
+				e.err = ctx.Err()
+				return
+			}
+			if e.content, e.err = w.fs.get(ctx, o, &w.tags); e.err != nil {
+				return
+			}
+			if e.content.info.size > aheadSize {
+				e.content.Close()
+				e.err = fs.ErrInvalid // it has grown
+				return
+			}
+			e.err = e.content.keep()
+		})
+	}
+}
+
+// peek returns what follows a key in a page that is there already.
+func (ps *pages) peek(key string) []object {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	for _, p := range ps.kept {
+		if p.covers(key) {
+			return p.behind(key)
+		}
+	}
+	return nil
+}

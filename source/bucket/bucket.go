@@ -61,6 +61,7 @@ import (
 	"sync"
 
 	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/s3utils"
 
 	"github.com/varvebackup/varve/backend/s3"
 	"github.com/varvebackup/varve/repo"
@@ -90,6 +91,8 @@ type FS struct {
 	prefix string
 	noTags bool
 
+	pageKeys int
+
 	mu   sync.Mutex // guards walk
 	walk *walk      // nil while none is under way
 }
@@ -102,7 +105,7 @@ var (
 )
 
 // Open returns the source that is a bucket. It looks for credentials, and sends the service nothing: whether there is such a bucket, the first listing tells. Its errors
-// are those of s3.Open, and fs.ErrInvalid for a prefix that no key can begin with.
+// are those of s3.Open, and fs.ErrInvalid for a name that no bucket, and a prefix that no key can have.
 func Open(ctx context.Context, name string, o *Options) (*FS, error) {
 	if o == nil {
 		o = new(Options)
@@ -110,11 +113,14 @@ func Open(ctx context.Context, name string, o *Options) (*FS, error) {
 	if len(o.Prefix) > maxKey || o.S3.Prefix != "" {
 		return nil, fmt.Errorf("source/bucket: open %s: the prefix %q: %w", name, o.Prefix+o.S3.Prefix, fs.ErrInvalid)
 	}
+	if err := s3utils.CheckValidBucketName(name); err != nil {
+		return nil, fmt.Errorf("source/bucket: open %s: %v: %w", name, err, fs.ErrInvalid)
+	}
 	client, err := s3.Connect(ctx, name, &o.S3)
 	if err != nil {
 		return nil, err
 	}
-	return &FS{client: client, core: client.Core(), name: name, prefix: o.Prefix, noTags: o.NoTags}, nil
+	return &FS{client: client, core: client.Core(), name: name, prefix: o.Prefix, noTags: o.NoTags, pageKeys: maxPage}, nil
 }
 
 // Close closes connections that are kept for later.

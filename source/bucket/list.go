@@ -18,7 +18,7 @@ import (
 // Listings are taken flat, a thousand keys at a time, whatever folders the keys make: a tree of many small folders costs as few requests as one large one. A folder finds
 // what it needs in a page that was read for the folder before it.
 const (
-	pageKeys  = 1000
+	maxPage   = 1000 // keys, as many as a request yields
 	keptPages = 8
 )
 
@@ -146,11 +146,11 @@ func (f *FS) list(ctx context.Context, after string) (*page, error) {
 	p := &page{after: after}
 	var wrong error
 	err := f.client.Do(ctx, "list", f.String(), "s3:ListBucket", func() error {
-		p.objects, p.end, wrong = make([]object, 0, pageKeys), true, nil
+		p.objects, p.end, wrong = make([]object, 0, f.pageKeys), true, nil
 		owner := false
 		last := after
 		for o := range f.core.Client.ListObjectsIter(ctx, f.name, minio.ListObjectsOptions{
-			Prefix: f.prefix, Recursive: true, StartAfter: after, MaxKeys: pageKeys, FetchOwner: &owner,
+			Prefix: f.prefix, Recursive: true, StartAfter: after, MaxKeys: f.pageKeys, FetchOwner: &owner,
 		}) {
 			if o.Err != nil {
 				return o.Err
@@ -161,7 +161,7 @@ func (f *FS) list(ctx context.Context, after string) (*page, error) {
 			}
 			last = o.Key
 			p.objects = append(p.objects, object{o.Key, o.Size, o.ETag, o.LastModified})
-			if len(p.objects) == pageKeys {
+			if len(p.objects) == f.pageKeys {
 				p.end = false
 				break
 			}

@@ -10,7 +10,6 @@ import (
 	"maps"
 	"net/http"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/minio/minio-go/v7"
@@ -201,12 +200,4 @@ func sameMeta(a, b map[string]string) bool {
 		return m
 	}
 	return maps.Equal(strip(a), strip(b))
-}
-
-func parseTime(t string) time.Time {
-	p, err := http.ParseTime(t)
-	if err != nil {
-		return time.Time{}
-	}
-	return p
 }

@@ -217,9 +217,11 @@ func (p *putter) entry(dir, raw string, fi fs.FileInfo) error {
 		err = fmt.Errorf("a key has 1 to %d bytes, of which one at least is no white space; this one would have %d", maxKey, len(key))
 	case isBeside:
 		// Where no folder is beside it, its own name must be free, or there are two files for one key.
-		plain := path.Join(path.Dir(at), repo.Escape(nameOf(rel[strings.LastIndexByte(rel, '/')+1:])))
-		if other, serr := fs.Lstat(p.tree, plain); serr == nil && !other.IsDir() {
-			err = fmt.Errorf("the key is that of %s, too", plain)
+		plain := nameOf(rel[strings.LastIndexByte(rel, '/')+1:])
+		if other, serr := p.lstat(path.Dir(at), plain); serr != nil {
+			return serr
+		} else if other != nil && !other.IsDir() {
+			err = fmt.Errorf("the key is that of %q, too", plain)
 		}
 	}
 	if err != nil {
@@ -359,8 +361,10 @@ func (p *putter) etag(at string, size, part int64, like string) (string, []byte,
 	defer f.Close()
 	if !inParts {
 		h := md5.New()
-		if n, err := io.Copy(h, f); err != nil || n != size {
-			return "", nil, errors.Join(err, errSize)
+		if n, err := io.Copy(h, f); err != nil {
+			return "", nil, err
+		} else if n != size {
+			return "", nil, errSize
 		}
 		return hex.EncodeToString(h.Sum(nil)), nil, nil
 	}
@@ -549,15 +553,29 @@ func (p *putter) delete(base string) error {
 // has tells whether the tree has a file for a key.
 func (p *putter) has(base, rel string) (bool, error) {
 	for _, isBeside := range []bool{false, true} {
-		fi, err := fs.Lstat(p.tree, path.Join(base, repo.Escape(Path(rel, isBeside))))
-		switch {
-		case err == nil && fi.Mode().IsRegular():
-			return true, nil
-		case err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid):
-			return false, err
+		fi, err := p.lstat(base, Path(rel, isBeside))
+		if err != nil || fi != nil && fi.Mode().IsRegular() {
+			return err == nil, err
 		}
 	}
 	return false, nil
+}
+
+// lstat describes what the tree has at a raw path below dir; nil if there is nothing.
+func (p *putter) lstat(dir, raw string) (fs.FileInfo, error) {
+	for i, name := range []string{repo.Escape(raw), raw} { // as the FS of a snapshot spells it, and as others do
+		if i == 1 && !strings.Contains(raw, `\`) {
+			break
+		}
+		fi, err := fs.Lstat(p.tree, path.Join(dir, name))
+		if err == nil {
+			return fi, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid) {
+			return nil, err
+		}
+	}
+	return nil, nil
 }
 
 // report calls progress at most five times a second until the returned function is called, which calls it a last time and waits for it.

@@ -3,6 +3,7 @@ package bucket
 import (
 	"context"
 	"io/fs"
+	"strings"
 	"sync"
 
 	"github.com/minio/minio-go/v7"
@@ -171,7 +172,8 @@ func (w *walk) readAhead(key string) {
 	next := w.pages.peek(key)
 	for i := range next[:min(want, len(next))] {
 		o := &next[i]
-		if o.size > aheadSize || w.ahead[o.key] != nil || o.key == w.object.key {
+		// What comes behind it in the listing may come before it in the walk: "a/b" is over when "a-b" comes.
+		if o.size > aheadSize || w.ahead[o.key] != nil || walkedBefore(Path(strings.TrimPrefix(o.key, w.fs.prefix), false), w.path) {
 			continue
 		}
 		size := max(o.size, 4<<10) // there are metadata too
@@ -203,6 +205,20 @@ func (w *walk) readAhead(key string) {
 			e.err = e.content.keep()
 		})
 	}
+}
+
+// walkedBefore compares paths in the order of a walk: as strings, with the slash before all other bytes.
+func walkedBefore(a, b string) bool {
+	for i := 0; i < len(a) && i < len(b); i++ {
+		switch {
+		case a[i] == b[i]:
+		case a[i] == '/' || b[i] == '/':
+			return a[i] == '/'
+		default:
+			return a[i] < b[i]
+		}
+	}
+	return len(a) < len(b)
 }
 
 // peek returns what follows a key in a page that is there already.

@@ -210,6 +210,7 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if s.cut[key] > 0 && len(data) > 1 {
 			s.cut[key]--
 			w.Write(data[:len(data)/2])
+			w.(http.Flusher).Flush()
 			panic(http.ErrAbortHandler)
 		}
 		w.Write(data)

@@ -25,6 +25,7 @@ func TestArrows(t *testing.T) {
 		{"repo/internal/index", []string{"pack"}},
 		{"repo/internal/walk", []string{"pack", "repo/internal/tree", "repo/internal/index"}},
 		{"repo", []string{"chunk", "crypt", "pack", "backend", "repo/internal"}},
+		{"source/bucket", []string{"repo", "backend/s3"}},
 		{"source", []string{"repo"}},
 		{"internal", []string{"internal"}},
 		{"cmd", []string{"chunk", "crypt", "backend", "repo", "source", "cmd"}},

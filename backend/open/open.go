@@ -30,7 +30,6 @@ import (
 	"net/url"
 	"regexp"
 	"runtime"
-	"strconv"
 	"strings"
 	"time"
 
@@ -103,55 +102,20 @@ func openS3(ctx context.Context, rawURL string) (backend.Backend, error) {
 	fail := func(format string, args ...any) (backend.Backend, error) {
 		return nil, fmt.Errorf("backend/open: s3: %s: %w", fmt.Sprintf(format, args...), fs.ErrInvalid)
 	}
-	u, err := url.Parse(rawURL)
-	switch {
-	case err != nil:
-		return fail("not a URL")
-	case u.User != nil:
-		return fail("keys don't belong into a URL, where others may see them; give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment")
-	case u.Opaque != "" || u.Host == "" || u.Port() != "":
-		return fail("write s3://bucket/prefix?endpoint=host:port")
-	case u.Fragment != "":
-		return fail("a fragment (#) means nothing here")
-	}
-	query, err := url.ParseQuery(u.RawQuery)
+	name, o, rest, err := s3.ParseURL(rawURL)
 	if err != nil {
-		return fail("the part behind the ? can't be read")
+		return nil, fmt.Errorf("backend/open: s3: %w", err)
 	}
-	o := s3.Options{Prefix: u.Path}
 	var asOf time.Time
-	for name, values := range query {
-		if len(values) != 1 {
-			return fail("%s is there %d times", name, len(values))
+	for param, v := range rest {
+		if param != "as-of" {
+			return fail("%q means nothing here (there are endpoint, region, path-style, insecure, ca and as-of)", param)
 		}
-		v := values[0]
-		flag, ferr := strconv.ParseBool(v)
-		switch name {
-		case "endpoint":
-			o.Endpoint = v
-		case "region":
-			o.Region = v
-		case "ca":
-			o.CAFile = v
-		case "path-style":
-			if ferr != nil {
-				return fail("path-style is 1 or 0, not %q", v)
-			}
-			o.PathStyle, o.VirtualHost = flag, !flag
-		case "insecure":
-			if ferr != nil {
-				return fail("insecure is 1 or 0, not %q", v)
-			}
-			o.Insecure = flag
-		case "as-of":
-			if asOf, err = moment(v); err != nil {
-				return fail("as-of is a time like 2026-11-19T08:30:00Z, or a date like 2026-11-19, not %q", v)
-			}
-		default:
-			return fail("%q means nothing here (there are endpoint, region, path-style, insecure, ca and as-of)", name)
+		if asOf, err = moment(v); err != nil {
+			return fail("as-of is a time like 2026-11-19T08:30:00Z, or a date like 2026-11-19, not %q", v)
 		}
 	}
-	b, err := s3.Open(ctx, u.Host, &o)
+	b, err := s3.Open(ctx, name, o)
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +125,7 @@ func openS3(ctx context.Context, rawURL string) (backend.Backend, error) {
 	kept, err := b.KeepsVersions(ctx)
 	if err == nil && !kept {
 		// Its view would be the present, less what was replaced since.
-		err = fmt.Errorf("backend/open: the bucket %s keeps no versions, so what it held at an earlier time is not known; switch versions on, and from then on it is: %w", u.Host, errors.ErrUnsupported)
+		err = fmt.Errorf("backend/open: the bucket %s keeps no versions, so what it held at an earlier time is not known; switch versions on, and from then on it is: %w", name, errors.ErrUnsupported)
 	}
 	if err != nil {
 		b.Close()

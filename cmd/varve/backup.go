@@ -78,6 +78,13 @@ follow a '#', joined by '&':
   arg=ARGUMENT     another argument for the dump program; repeated
   bin=FOLDER       where the programs are
 
+  s3://BUCKET/PREFIX?endpoint=HOST
+                   the objects of a bucket whose keys begin with PREFIX and a
+                   slash, with content type, metadata and tags. The query may
+                   have endpoint, region, path-style, insecure, ca, and profile:
+                   whose keys of ~/.aws/credentials are used, if not those that
+                   open the repository's bucket
+
 AS is the name that the source gets in the snapshot. Without it, the content of
 a folder or database that is the only source is the snapshot's root; anything
 else gets its base name, standard input the name "stdin", a command the base name

@@ -17,6 +17,7 @@ type restoreJSON struct {
 	Folders      int64        `json:"folders"`
 	Others       int64        `json:"others"`
 	Kept         int64        `json:"kept"`
+	Deleted      int64        `json:"deleted"`
 	Bytes        int64        `json:"bytes"`
 	BytesFetched int64        `json:"bytes_fetched"`
 	Seconds      float64      `json:"seconds"`
@@ -27,6 +28,7 @@ type restoreJSON struct {
 type restoreFlags struct {
 	overwrite       string
 	verify, noOwner bool
+	delete          bool
 }
 
 var overwrites = map[string]repo.Overwrite{"never": repo.OverwriteNever, "if-different": repo.OverwriteIfDifferent, "always": repo.OverwriteAlways}
@@ -34,7 +36,7 @@ var overwrites = map[string]repo.Overwrite{"never": repo.OverwriteNever, "if-dif
 func (a *app) restoreCmd() *cobra.Command {
 	var f restoreFlags
 	cmd := &cobra.Command{
-		Use:   "restore SNAP[:PATH] DIR",
+		Use:   "restore SNAP[:PATH] DIR|s3://BUCKET[/PREFIX]",
 		Short: "Get back a snapshot, or a part of it",
 		Long: `Write what is in a snapshot, or in one folder of it, into the folder DIR, which
 is made if it is missing. A PATH that is a file is written into DIR under its
@@ -49,8 +51,17 @@ own name. Nothing outside of DIR is ever written.
 Owners are set when varve runs as root, unless --no-owner is given. What cannot
 be restored is listed, the rest is restored, and the exit status is 1.
 
-JSON: {snapshot, files, folders, others, kept, bytes, bytes_fetched, seconds,
-failed: [{path, error}], more_failed}. snapshot is its id, kept counts entries
+The files are put into a bucket, below PREFIX and a slash, if its URL is given in
+the place of DIR, as for a source (see "varve backup --help"): an object for each
+file, with content type, metadata and tags as they were. if-different replaces
+what has another content or other metadata, which takes a look at each object.
+With --delete, what the snapshot lacks is deleted below PREFIX at the end, unless
+something could not be restored, or read when the snapshot was made.
+
+  varve restore shop@latest:media 's3://shop-media?endpoint=minio.local:9000'
+
+JSON: {snapshot, files, folders, others, kept, deleted, bytes, bytes_fetched,
+seconds, failed: [{path, error}], more_failed}. snapshot is its id, kept counts entries
 that were there and stayed, and failed holds at most 10,000 entries; more_failed
 is the number of others.`,
 		Args: arguments(2, 2),
@@ -65,6 +76,7 @@ is the number of others.`,
 	cmd.Flags().StringVar(&f.overwrite, "overwrite", "never", "never, if-different or always")
 	cmd.Flags().BoolVar(&f.verify, "verify", false, "read all back and compare")
 	cmd.Flags().BoolVar(&f.noOwner, "no-owner", false, "leave owners as they come")
+	cmd.Flags().BoolVar(&f.delete, "delete", false, "delete the objects of the bucket that the snapshot lacks")
 	cmd.RegisterFlagCompletionFunc("overwrite", cobra.FixedCompletions([]string{"never", "if-different", "always"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
@@ -73,6 +85,12 @@ func (a *app) restore(ctx context.Context, spec, dir string, f *restoreFlags) er
 	overwrite, ok := overwrites[f.overwrite]
 	if !ok {
 		return fmt.Errorf("--overwrite %s: it is one of never, if-different and always", f.overwrite)
+	}
+	if isBucket(dir) {
+		return a.restoreBucket(ctx, spec, dir, overwrite, f)
+	}
+	if f.delete {
+		return errors.New("--delete is for buckets: what else is in a folder stays there")
 	}
 	r, s, path, err := a.openSpec(ctx, spec)
 	if err != nil {
@@ -94,7 +112,7 @@ func (a *app) restore(ctx context.Context, spec, dir string, f *restoreFlags) er
 	case err != nil && !partly:
 		return err
 	}
-	if werr := a.reportRestore(s.ID, dir, report, failures, time.Since(begun)); werr != nil {
+	if werr := a.reportRestore(s.ID, dir, report, 0, failures, time.Since(begun)); werr != nil {
 		return werr
 	}
 	if partly {
@@ -103,8 +121,8 @@ func (a *app) restore(ctx context.Context, spec, dir string, f *restoreFlags) er
 	return nil
 }
 
-func (a *app) reportRestore(id, dir string, r *repo.RestoreReport, failures *repo.RestoreError, took time.Duration) error {
-	doc := restoreJSON{Snapshot: id, Files: r.Files, Folders: r.Folders, Others: r.Others, Kept: r.Skipped, Bytes: r.Bytes, BytesFetched: r.Fetched,
+func (a *app) reportRestore(id, dir string, r *repo.RestoreReport, deleted int64, failures *repo.RestoreError, took time.Duration) error {
+	doc := restoreJSON{Snapshot: id, Files: r.Files, Folders: r.Folders, Others: r.Others, Kept: r.Skipped, Deleted: deleted, Bytes: r.Bytes, BytesFetched: r.Fetched,
 		Seconds: took.Seconds(), Failed: []unreadJSON{}}
 	if failures != nil {
 		doc.MoreFailed = failures.More
@@ -124,6 +142,9 @@ func (a *app) reportRestore(id, dir string, r *repo.RestoreReport, failures *rep
 	kept := ""
 	if r.Skipped > 0 {
 		kept = fmt.Sprintf(", kept %s as they were", count(r.Skipped, "entry", "entries"))
+	}
+	if deleted > 0 {
+		kept += fmt.Sprintf(", deleted %s", count(deleted, "object", "objects"))
 	}
 	_, err := fmt.Fprintf(a.out, "restored %s to %s: %s, %s%s, in %s\n", shortID(id), printable(dir), count(r.Files, "file", "files"), size(r.Bytes), kept, duration(took))
 	return err

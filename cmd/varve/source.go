@@ -22,7 +22,7 @@ type part struct {
 	kind partKind
 	path string // of a folder or file, or of a database of SQLite
 	line string // of a command
-	url  string // of a database
+	url  string // of a database or bucket
 }
 
 type partKind uint8
@@ -34,6 +34,7 @@ const (
 	command
 	database
 	sqlite
+	bucketKeys
 )
 
 // databases are the names that a database's dump gets beside other sources, by the scheme of its URL.
@@ -90,6 +91,14 @@ func parsePart(arg string) (*part, error) {
 	}
 	line, isCommand := strings.CutPrefix(rest, "exec:")
 	switch {
+	case isBucket(rest):
+		name, err := bucketName(rest)
+		if err != nil {
+			return nil, fmt.Errorf("source s3: %w", err) // the URL is not repeated
+		}
+		p.kind, p.url = bucketKeys, rest
+		p.defaultName(name)
+		return p, nil
 	case rest == "":
 		return nil, fmt.Errorf("source %q: there is no source in it", arg)
 	case rest == "-":
@@ -149,7 +158,7 @@ func programName(line string) string {
 // A backupSource is what all SOURCEs make together.
 type backupSource struct {
 	fsys  fs.FS
-	trees []*source.Tree
+	trees []io.Closer
 }
 
 func (s *backupSource) Close() {
@@ -239,6 +248,13 @@ func (s *backupSource) open(p *part, stdin io.Reader, exclude []string) (fs.FS, 
 		return fsys, nil
 	case sqlite:
 		return source.SQLiteFile(p.path, nil), nil
+	case bucketKeys:
+		b, err := openBucket(context.Background(), p.url)
+		if err != nil {
+			return nil, err
+		}
+		s.trees = append(s.trees, b)
+		return b, nil
 	case file:
 		t, err := source.Dir(filepath.Dir(p.path), nil)
 		if err != nil {

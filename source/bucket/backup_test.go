@@ -120,7 +120,7 @@ func TestRoundTrip(t *testing.T) {
 	dst := s.open("copy", nil)
 	for _, snap := range []*repo.Snapshot{second, third} {
 		s.reset()
-		report, err := dst.Put(t.Context(), snapshotFS(t, r, snap), &bucket.PutOptions{Base: "media"})
+		report, err := dst.Put(t.Context(), snapshotFS(t, r, snap), &bucket.PutOptions{Base: "media", Overwrite: repo.OverwriteIfDifferent})
 		must(t, err)
 		n, _ := s.requests()
 		if snap == third {
@@ -343,7 +343,7 @@ func TestPut(t *testing.T) {
 		"dir%~=": {Data: []byte("object")}, "dir/x": {Data: []byte("content")}, "bad%~": {Data: []byte("x")}, "link": {Mode: fs.ModeSymlink, Data: []byte("x")}, "two": {}, "two%~=": {}, "empty": {Mode: fs.ModeDir}}
 	f := s.open("media", nil)
 	var last repo.Progress
-	report, err := f.Put(t.Context(), tree, &bucket.PutOptions{Delete: true, Progress: func(p repo.Progress) { last = p }})
+	report, err := f.Put(t.Context(), tree, &bucket.PutOptions{Overwrite: repo.OverwriteIfDifferent, Delete: true, Progress: func(p repo.Progress) { last = p }})
 	failed, ok := errors.AsType[*repo.RestoreError](err)
 	if !ok || len(failed.Failed) != 3 || failed.Failed[0].Path != "bad%~" || failed.Failed[1].Path != "link" || failed.Failed[2].Path != "two%~=" {
 		t.Errorf("%v", err)
@@ -355,7 +355,7 @@ func TestPut(t *testing.T) {
 	delete(tree, "link")
 	delete(tree, "two%~=")
 	s.reset()
-	report, err = f.Put(t.Context(), tree, &bucket.PutOptions{Delete: true})
+	report, err = f.Put(t.Context(), tree, &bucket.PutOptions{Overwrite: repo.OverwriteIfDifferent, Delete: true})
 	n, asked := s.requests()
 	if err != nil || report.Put != 0 || report.Kept != 8 || report.Deleted != 3 || n["PUT"] != 0 || n["DELETE"] != 3 {
 		t.Errorf("%+v, %v, %q", report, err, asked)

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/varvebackup/varve/internal/miniotest"
+	"github.com/varvebackup/varve/repo"
 	"github.com/varvebackup/varve/source/bucket"
 )
 
@@ -192,7 +193,7 @@ func TestMinIO(t *testing.T) {
 	tree := snapshotFS(t, r, second)
 	for i := range 2 {
 		begun = time.Now()
-		report, err := dst.Put(t.Context(), tree, nil)
+		report, err := dst.Put(t.Context(), tree, &bucket.PutOptions{Overwrite: repo.OverwriteIfDifferent})
 		must(t, err)
 		requests = count.take()
 		t.Logf("put: %v, %+v, %v", time.Since(begun).Round(time.Millisecond), *report, requests)
@@ -238,7 +239,7 @@ func TestMinIOParts(t *testing.T) {
 	dst, count := openMinio(t, srv, copied, "q/")
 	tree := snapshotFS(t, r, snap)
 	for i := range 2 {
-		report, err := dst.Put(t.Context(), tree, &bucket.PutOptions{Delete: true})
+		report, err := dst.Put(t.Context(), tree, &bucket.PutOptions{Overwrite: repo.OverwriteIfDifferent, Delete: true})
 		must(t, err)
 		n := count.take()
 		t.Logf("put: %+v, %v", *report, n)

@@ -26,10 +26,12 @@ import (
 	"github.com/varvebackup/varve/repo"
 )
 
-// PutOptions are for Put. Nil and zero: the whole tree, and nothing is deleted.
+// PutOptions are for Put. Nil and zero: the whole tree, and what is there stays as it is.
 type PutOptions struct {
 	// Base is a folder of the tree to put instead of all of it, or a file, as the tree spells it.
 	Base string
+	// Overwrite says what happens to an object that is there: by default it is kept as it is. repo.OverwriteIfDifferent puts what differs.
+	Overwrite repo.Overwrite
 	// Delete deletes the objects that the tree lacks, at the end, if everything else could be put. What a backup could not read its snapshot lacks, too.
 	Delete bool
 	// Workers is how many objects are put at a time. Zero: 8.
@@ -41,7 +43,7 @@ type PutOptions struct {
 // PutReport counts what Put did.
 type PutReport struct {
 	Put     int64 // objects that were put
-	Kept    int64 // objects that were there, with the same content and metadata
+	Kept    int64 // objects that were there, and stayed
 	Deleted int64
 	Bytes   int64 // of the content that was put
 }
@@ -56,7 +58,7 @@ const (
 // Put makes the objects of a tree, as FS made it or another one, below the prefix: each file becomes the object whose key has its path, with content type, metadata and
 // tags. Folders are in the keys of what they hold, so an empty one leaves nothing.
 //
-// An object is put only if it differs. Its content is the same if the size is, and the ETag is the one that was kept with the file or, where there was none or another, that of the file's bytes: their MD5
+// Of two objects with one key that are to be compared (repo.OverwriteIfDifferent), the content is the same if the size is, and the ETag is the one that was kept with the file or, where there was none or another, that of the file's bytes: their MD5
 // or, of an object in parts, that of the parts that Put makes. Then its metadata and tags are compared too. The object is put whole if they are not the same.
 //
 // What cannot be put does not stop the rest: the error is then a *repo.RestoreError, with paths of the tree. This is said of links, devices, names that are not UTF-8 and paths that no
@@ -76,7 +78,7 @@ func (f *FS) Put(ctx context.Context, tree fs.FS, o *PutOptions) (*PutReport, er
 		workers = 8
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	p := &putter{fs: f, ctx: gctx, tree: tree, pages: &pages{fs: f}, memory: semaphore.NewWeighted(putMemory), group: g}
+	p := &putter{fs: f, ctx: gctx, tree: tree, pages: &pages{fs: f}, overwrite: o.Overwrite, memory: semaphore.NewWeighted(putMemory), group: g}
 	g.SetLimit(workers)
 	begun := time.Now()
 	stop := report(o.Progress, func() repo.Progress {
@@ -111,7 +113,9 @@ type putter struct {
 	tree   fs.FS
 	pages  *pages // of the bucket as it was
 	memory *semaphore.Weighted
-	group  *errgroup.Group
+
+	overwrite repo.Overwrite
+	group     *errgroup.Group
 
 	put, kept, bytes atomic.Int64
 	deleted          int64
@@ -232,6 +236,10 @@ func (p *putter) entry(dir, raw string, fi fs.FileInfo) error {
 	if err != nil {
 		return err
 	}
+	if there != nil && p.overwrite == repo.OverwriteNever {
+		p.kept.Add(1)
+		return nil
+	}
 	weight := min(max(fi.Size(), 64<<10), partSize) + 256<<10
 	if err := p.memory.Acquire(p.ctx, weight); err != nil {
 		return err
@@ -260,7 +268,7 @@ func (p *putter) object(at, key string, attr *repo.Attr, size int64, there *obje
 		part = (part + 1<<20 - 1) &^ (1<<20 - 1)
 	}
 	var data []byte // of an object that is small enough to be kept
-	if there != nil && there.size == size {
+	if there != nil && there.size == size && p.overwrite != repo.OverwriteAlways {
 		same := attr.Meta[metaETag] == there.etag && there.etag != ""
 		if !same {
 			sum, kept, err := p.etag(at, size, part, there.etag)

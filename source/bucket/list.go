@@ -139,6 +139,18 @@ func (ps *pages) begins(ctx context.Context, folder string) (bool, error) {
 	return err == nil && o != nil && strings.HasPrefix(o.key, folder), err
 }
 
+// beginsNear is begins, with a page that may have the answer and ends behind where it begins.
+func (ps *pages) beginsNear(ctx context.Context, p *page, folder string) (bool, error) {
+	i := sort.Search(len(p.objects), func(i int) bool { return p.objects[i].key >= folder })
+	switch {
+	case i < len(p.objects):
+		return strings.HasPrefix(p.objects[i].key, folder), nil
+	case p.end:
+		return false, nil
+	}
+	return ps.begins(ctx, folder)
+}
+
 var errUnsorted = errors.New("the service lists keys in no order (a directory bucket?), which no snapshot can be made of")
 
 // list asks for a page.
@@ -247,11 +259,18 @@ func (f *FS) items(ctx context.Context, ps *pages, dir string) iter.Seq2[item, e
 				}
 			}
 			name := strings.TrimSuffix(h, "/")
+			var next *page
 			for i := 0; i < len(name) && !done; i++ {
 				if _, known := asked[name[:i]]; name[i] >= '/' || known {
 					continue
 				}
-				is, err := ps.begins(ctx, dir+name[:i]+"/")
+				if next == nil {
+					if next, err = ps.get(ctx, after); err != nil {
+						yield(item{}, err)
+						return
+					}
+				}
+				is, err := ps.beginsNear(ctx, next, dir+name[:i]+"/")
 				if err != nil {
 					yield(item{}, err)
 					return

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"net/http"
 	"strings"
 	"unicode/utf8"
@@ -190,14 +189,4 @@ func metaOf(o *minio.ObjectInfo) map[string]string {
 		}
 	}
 	return m
-}
-
-// sameMeta tells whether two objects have the same metadata, whatever their bytes.
-func sameMeta(a, b map[string]string) bool {
-	strip := func(m map[string]string) map[string]string {
-		m = maps.Clone(m)
-		delete(m, metaETag)
-		return m
-	}
-	return maps.Equal(strip(a), strip(b))
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -258,7 +259,8 @@ func (p *putter) entry(dir, raw string, fi fs.FileInfo) error {
 
 // object puts a file, unless it is there.
 func (p *putter) object(at, key string, attr *repo.Attr, size int64, there *object) error {
-	opts, err := putOptions(attr)
+	meta := p.fs.putMeta(attr.Meta)
+	opts, err := putOptions(attr.ContentType, meta)
 	if err != nil {
 		return err
 	}
@@ -278,7 +280,7 @@ func (p *putter) object(at, key string, attr *repo.Attr, size int64, there *obje
 			same, data = sum != "" && sum == there.etag, kept
 		}
 		if same {
-			if same, err = p.sameMeta(key, attr, there); err != nil {
+			if same, err = p.sameMeta(key, attr.ContentType, meta, there); err != nil {
 				return err
 			}
 		}
@@ -387,8 +389,8 @@ func (p *putter) etag(at string, size, part int64, like string) (string, []byte,
 	return fmt.Sprintf("%x-%d", all.Sum(nil), parts), nil, nil
 }
 
-// sameMeta tells whether an object has the metadata and tags of a file.
-func (p *putter) sameMeta(key string, attr *repo.Attr, there *object) (bool, error) {
+// sameMeta tells whether an object has this content type, metadata and tags.
+func (p *putter) sameMeta(key, kind string, want map[string]string, there *object) (bool, error) {
 	var got minio.ObjectInfo
 	err := p.fs.client.Do(p.ctx, "look at", key, "s3:GetObject", func() (err error) {
 		got, err = p.fs.core.Client.StatObject(p.ctx, p.fs.name, key, minio.StatObjectOptions{})
@@ -404,6 +406,7 @@ func (p *putter) sameMeta(key string, attr *repo.Attr, there *object) (bool, err
 		return false, nil
 	}
 	meta := metaOf(&got)
+	delete(meta, metaETag)
 	if !p.fs.noTags && got.UserTagCount > 0 {
 		found, err := p.fs.tags(p.ctx, key)
 		if err != nil {
@@ -413,36 +416,43 @@ func (p *putter) sameMeta(key string, attr *repo.Attr, there *object) (bool, err
 			meta[metaTag+k] = v
 		}
 	}
-	kind := attr.ContentType
 	if kind == "" {
 		kind = defaultType
 	}
-	return got.ContentType == kind && sameMeta(meta, attr.Meta), nil
+	return got.ContentType == kind && maps.Equal(meta, want), nil
 }
 
 const defaultType = "application/octet-stream" // of files whose type is not known
 
-// putOptions returns what an object is to be put with. What is no metadata of an object stays behind.
-func putOptions(attr *repo.Attr) (o minio.PutObjectOptions, err error) {
-	o.ContentType = attr.ContentType
-	o.UserMetadata = map[string]string{}
-	found := map[string]string{}
-	for k, v := range attr.Meta {
-		name, isTag := strings.CutPrefix(k, metaTag)
-		switch {
-		case isTag:
-			found[name] = v
-		case strings.HasPrefix(k, metaUser), slices.Contains(metaHeaders, k):
+// putMeta returns the metadata and tags among what is known of a file: of a dump, say, there may be more.
+func (f *FS) putMeta(m map[string]string) map[string]string {
+	m = maps.Clone(m)
+	maps.DeleteFunc(m, func(k, _ string) bool {
+		if strings.HasPrefix(k, metaTag) {
+			return f.noTags
+		}
+		return !strings.HasPrefix(k, metaUser) && !slices.Contains(metaHeaders, k)
+	})
+	return m
+}
+
+// putOptions returns what an object is to be put with.
+func putOptions(kind string, meta map[string]string) (o minio.PutObjectOptions, err error) {
+	o.ContentType = kind
+	o.DisableContentSha256 = true // it is computed here, and signed
+	o.UserMetadata, o.UserTags = map[string]string{}, map[string]string{}
+	for k, v := range meta {
+		if tag, isTag := strings.CutPrefix(k, metaTag); isTag {
+			o.UserTags[tag] = v
+		} else {
 			o.UserMetadata[k] = v
 		}
 	}
-	if len(found) > 0 {
-		if _, err := tags.NewTags(found, true); err != nil {
+	if len(o.UserTags) > 0 {
+		if _, err := tags.NewTags(o.UserTags, true); err != nil {
 			return o, fmt.Errorf("its tags cannot be put: %w", err)
 		}
-		o.UserTags = found
 	}
-	o.DisableContentSha256 = true // it is computed here, and signed
 	return o, nil
 }
 

@@ -63,6 +63,12 @@ SOURCE is
   mongodb://... redis://...
                    all of a MongoDB (as mongodump --archive writes it), or of a
                    Redis (an RDB file): a file
+  s3://BUCKET/PREFIX?endpoint=HOST
+                   the objects of a bucket whose keys begin with PREFIX and a
+                   slash, with content type, metadata and tags. The query may
+                   have endpoint, region, path-style, insecure, ca, and profile:
+                   whose keys of ~/.aws/credentials are used, if not those that
+                   open the repository's bucket
 
 The programs that dump a database must be installed here, and not older than its
 server. Give no password in a URL, for all to see in the list of processes: put
@@ -77,13 +83,6 @@ follow a '#', joined by '&':
   no-globals       PostgreSQL: no globals.sql
   arg=ARGUMENT     another argument for the dump program; repeated
   bin=FOLDER       where the programs are
-
-  s3://BUCKET/PREFIX?endpoint=HOST
-                   the objects of a bucket whose keys begin with PREFIX and a
-                   slash, with content type, metadata and tags. The query may
-                   have endpoint, region, path-style, insecure, ca, and profile:
-                   whose keys of ~/.aws/credentials are used, if not those that
-                   open the repository's bucket
 
 AS is the name that the source gets in the snapshot. Without it, the content of
 a folder or database that is the only source is the snapshot's root; anything

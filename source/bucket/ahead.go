@@ -5,8 +5,6 @@ import (
 	"io/fs"
 	"strings"
 	"sync"
-
-	"github.com/minio/minio-go/v7"
 )
 
 const (
@@ -14,8 +12,6 @@ const (
 	aheadBytes = 24 << 20 // of all objects that were read ahead
 	aheadCount = 32       // of them, and of requests at a time
 )
-
-var tagOptions minio.GetObjectTaggingOptions
 
 // A walk is what belongs to one backup: from the first entry of the root to the last. Nil is a good walk for who just looks at something.
 //

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io/fs"
 	"sync"
+
+	"github.com/minio/minio-go/v7"
 )
 
 // A tagger reads tags. The number of an object's tags comes with the object, but only to who may read them: whether that is so, the first object shows, which is asked for
@@ -48,7 +50,7 @@ func (t *tagger) of(ctx context.Context, f *FS, key string, count int) (map[stri
 
 func (f *FS) tags(ctx context.Context, key string) (m map[string]string, err error) {
 	err = f.client.Do(ctx, "get the tags of", key, "s3:GetObjectTagging", func() error {
-		t, err := f.core.Client.GetObjectTagging(ctx, f.name, key, tagOptions)
+		t, err := f.core.Client.GetObjectTagging(ctx, f.name, key, minio.GetObjectTaggingOptions{})
 		if err == nil {
 			m = t.ToMap()
 		}

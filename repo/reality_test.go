@@ -1,3 +1,5 @@
+//go:build unix
+
 package repo_test
 
 import (
@@ -5,7 +7,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -26,9 +27,6 @@ var hasty = repo.Times{Renew: 300 * time.Millisecond, Expire: 6 * time.Second, L
 // Eight writers back up, with content that comes and goes, and two maintainers prune, each in a process of its own, some of which are killed or put to sleep at random. What returned
 // success and was not forgotten restores byte for byte, and in the end nothing is stored that nobody needs.
 func TestReality(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("windows has no signals to stop a process with")
-	}
 	t.Run("dir", func(t *testing.T) {
 		path := t.TempDir()
 		if !long() {

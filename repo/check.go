@@ -79,7 +79,8 @@ func (c *CheckReport) Sound() bool {
 const maxPaths = 1000
 
 // Check looks at every object and tells what is wrong, and what that hurts. It reads all that is not a pack, walks the trees of all snapshots, and looks whether what they
-// need is indexed and stored; with ReadData it reads packs too. It reads from the backend, never from the cache, and changes nothing. Backups may run meanwhile.
+// need is indexed and stored; with ReadData it reads packs too. It reads from the backend, never from the cache, and changes nothing. Backups and Prune may run meanwhile: when
+// something seems wrong and a collection went on, it begins anew.
 //
 // A Finding names the object that is wrong, and as hurt exactly what FS and Restore cannot give back; these find a whole copy of a blob wherever one is. So
 //   - a pack that is missing, or of whose frames one does not open, hurts the paths with a blob of which no other copy is whole;
@@ -102,6 +103,36 @@ func (r *Repo) Check(ctx context.Context, o *CheckOptions) (*CheckReport, error)
 	if r.keys.Role() == crypt.Writer {
 		return nil, fmt.Errorf("check: %w: a %v cannot read trees", ErrRole, r.keys.Role())
 	}
+	rep, err := r.checkTwice(ctx, o)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		return nil, fmt.Errorf("check: %w", err)
+	}
+	return rep, nil
+}
+
+// checkTwice checks, and begins anew when something is wrong and a collection went on meanwhile: what was missing may have been freed since it was listed.
+func (r *Repo) checkTwice(ctx context.Context, o *CheckOptions) (*CheckReport, error) {
+	const tries = 3
+	for try := 1; ; try++ {
+		before, err := listNames(ctx, r.own.backend, gcPrefix)
+		if err != nil {
+			return nil, err
+		}
+		rep, err := r.check(ctx, o)
+		if err != nil || rep.Sound() || try == tries {
+			return rep, err
+		}
+		after, err := listNames(ctx, r.own.backend, gcPrefix)
+		if err != nil || slices.Equal(before, after) {
+			return rep, err
+		}
+	}
+}
+
+func (r *Repo) check(ctx context.Context, o *CheckOptions) (*CheckReport, error) {
 	c := &checker{opts: o, begun: time.Now(), hurt: map[string]*Finding{}, packs: map[pack.ID]backend.Info{}}
 	own := *r.own.backend
 	c.repo = &Repo{backend: &own, keys: r.keys, slot: r.slot, config: r.own.config, opts: r.own.opts}
@@ -110,14 +141,7 @@ func (r *Repo) Check(ctx context.Context, o *CheckOptions) (*CheckReport, error)
 	own.mended = func(name string, why error) {
 		c.find(name, fmt.Errorf("its newest version is not what was put, an older one is: %w", why)).Elsewhere = true
 	}
-	rep, err := c.run(ctx)
-	if err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			err = cause
-		}
-		return nil, fmt.Errorf("check: %w", err)
-	}
-	return rep, nil
+	return c.run(ctx)
 }
 
 type checker struct {

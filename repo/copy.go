@@ -153,7 +153,7 @@ func (c *copier) run(ctx context.Context) error {
 		})()
 	}
 	// The marker, then the lists: what a collection at the destination may free is decided after this session's end.
-	m, err := beginMarker(ctx, c.dst, sessionID(time.Now(), randomHex(8)), slog.New(slog.DiscardHandler))
+	m, err := beginMarker(ctx, c.dst, sessionID(time.Now(), copyingSeries), slog.New(slog.DiscardHandler))
 	if err != nil {
 		return atDestination(err)
 	}

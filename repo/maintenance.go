@@ -53,6 +53,7 @@ func (m *maintenance) of(id pack.ID) index.State { return m.state[id] }
 type collection struct {
 	n          int
 	begun      time.Time // when the store got the candidates
+	ended      time.Time // and that it is done; zero: it is not
 	candidates *packList
 	verdict    *packList // nil: none was given yet
 	done       bool
@@ -161,7 +162,7 @@ func (r *Repo) loadMaintenance(ctx context.Context) (*maintenance, error) {
 		m.taken[name] = true
 	}
 	for n := range begun {
-		m.runs[n] = &collection{n: n, begun: stored[gcName(n)], candidates: lists[gcName(n)], verdict: lists[gcName(n)+freeSuffix], done: done[n]}
+		m.runs[n] = &collection{n: n, begun: stored[gcName(n)], candidates: lists[gcName(n)], verdict: lists[gcName(n)+freeSuffix], done: done[n], ended: stored[gcName(n)+doneSuffix]}
 	}
 	for name, l := range lists {
 		kind, n, _ := gcKind(name)

@@ -34,6 +34,12 @@ type PruneOptions struct {
 	VoidOpen bool
 	// Condemn names objects under index/, snapshots/ and gc/ that are to be taken for not there, and deleted: junk that keeps Prune from knowing what is needed.
 	Condemn []string
+	// Follow is for a replica, which has no collections of its own: it is the store from which Replicate fills it. What the source freed at least FollowAfter ago, and has not any more, is
+	// freed: the packs that its collections gave a verdict on, segments that name only such, and snapshots that were forgotten so long ago; so are markers of copies that are over. Nothing
+	// else is deleted: what vanished at the source without the signature of maintenance stays, and so does what a snapshot needs that is listed here.
+	Follow backend.Backend
+	// FollowAfter is counted by the clocks of both stores. 0: 30 days.
+	FollowAfter time.Duration
 	// Progress is called at most five times a second and once at the end, from one goroutine, never after Prune has returned.
 	Progress func(PruneProgress)
 }
@@ -62,6 +68,7 @@ type PruneReport struct {
 	Repacked                      int // packs of those that were copied first, or would be
 	RepackedBytes, CopiedBytes    int64
 	Stored, Live                  int64          // bytes of all packs when it began, and of what is needed in them
+	Spared                        int            // packs that the source freed and that stay, for a snapshot here needs them (Follow)
 	Rotten                        []*DamageError // packs that could not be copied
 }
 
@@ -137,8 +144,11 @@ func (p *pruner) run(ctx context.Context) error {
 		return fmt.Errorf("%w: a %v frees nothing", ErrRole, r.keys.Role())
 	case r.config == nil:
 		return fmt.Errorf("nothing can be written without the config: %w", r.broken)
-	case !p.opts.Exclusive && r.backend.looksFirst && !p.opts.DryRun:
+	case !p.opts.Exclusive && p.opts.Follow == nil && r.backend.looksFirst && !p.opts.DryRun:
 		return fmt.Errorf("this store has no put-if-absent, so nothing can be freed beside backups: only exclusively (%w)", errors.ErrUnsupported)
+	}
+	if err := p.opts.checkFollow(); err != nil {
+		return err
 	}
 	for _, name := range p.opts.Condemn {
 		if !strings.HasPrefix(name, indexPrefix) && !strings.HasPrefix(name, snapshotsPrefix) && !strings.HasPrefix(name, gcPrefix) {
@@ -157,6 +167,9 @@ func (p *pruner) run(ctx context.Context) error {
 	p.step("looking", 0)
 	if p.opts.DryRun {
 		p.now = time.Now()
+		if p.opts.Follow != nil {
+			return p.follow(ctx)
+		}
 		s, err := r.marked(ctx, p.later, p.junk, nil)
 		if err != nil {
 			return err
@@ -175,6 +188,9 @@ func (p *pruner) run(ctx context.Context) error {
 		return err
 	}
 	p.now = info.Modified
+	if p.opts.Follow != nil {
+		return p.follow(ctx)
+	}
 	if err := p.takeOut(ctx); err != nil {
 		return err
 	}
@@ -321,7 +337,7 @@ func (p *pruner) settle(ctx context.Context, seen map[string]*seenSession, limit
 			open = append(open, s)
 			continue
 		}
-		if r.collects(id) {
+		if r.collects(id) || copies(id) {
 			continue // it has nothing to commit
 		}
 		if err := r.putVoid(ctx, id); err != nil {
@@ -334,7 +350,7 @@ func (p *pruner) settle(ctx context.Context, seen map[string]*seenSession, limit
 			return false, fmt.Errorf("%w: %d sessions are open, %s among them, and this store has no put-if-absent: wait for them, or close them (VoidOpen)", ErrBusy, len(open), open[0].id)
 		}
 		for _, s := range open {
-			if r.collects(s.id) {
+			if r.collects(s.id) || copies(s.id) {
 				continue // what it does is safe beside others
 			}
 			if err := r.putVoid(ctx, s.id); err != nil {
@@ -426,20 +442,28 @@ func (p *pruner) free(ctx context.Context, run *collection, s *survey) error {
 
 // sweep deletes all packs that any verdict names: those of older ones were locked, or came late.
 func (p *pruner) sweep(ctx context.Context, s *survey) error {
-	r := p.repo
-	var gone []pack.ID
+	gone := map[pack.ID]bool{}
 	for id := range s.packs {
 		if s.view.maint.of(id) == index.Freed {
-			gone = append(gone, id)
+			gone[id] = true
 		}
 	}
-	slices.SortFunc(gone, func(a, b pack.ID) int { return bytes.Compare(a[:], b[:]) })
-	p.step("deleting", int64(len(gone)))
+	return p.drop(ctx, s, gone)
+}
+
+// drop deletes packs. What was deleted is no more in s.packs.
+func (p *pruner) drop(ctx context.Context, s *survey, gone map[pack.ID]bool) error {
+	ids := make([]pack.ID, 0, len(gone))
+	for id := range gone {
+		ids = append(ids, id)
+	}
+	slices.SortFunc(ids, func(a, b pack.ID) int { return bytes.Compare(a[:], b[:]) })
+	p.step("deleting", int64(len(ids)))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
-	for _, id := range gone {
+	for _, id := range ids {
 		g.Go(func() error {
-			err := r.backend.Delete(gctx, packName(id))
+			err := p.repo.backend.Delete(gctx, packName(id))
 			p.done.Add(1)
 			p.mu.Lock()
 			defer p.mu.Unlock()
@@ -447,6 +471,7 @@ func (p *pruner) sweep(ctx context.Context, s *survey) error {
 			case err == nil:
 				p.rep.Freed++
 				p.rep.FreedBytes += s.packs[id].Size
+				delete(s.packs, id)
 			case errors.Is(err, backend.ErrRetained):
 				p.rep.Retained++
 				err = nil
@@ -473,7 +498,7 @@ func (p *pruner) tidy(ctx context.Context, s *survey) error {
 	}
 	for id, seen := range s.sessions {
 		// The end of one whose snapshot is there tells a check that there has to be one.
-		settled := s.taken[id] || s.said[id].forgotten || p.repo.collects(id)
+		settled := s.taken[id] || s.said[id].forgotten || p.repo.collects(id) || copies(id)
 		if id == p.own || !settled || p.now.Sub(seen.last) <= times.expire+times.slack {
 			continue
 		}

@@ -4,7 +4,7 @@
 //	varve init                                varve backup SERIES [AS=]SOURCE...
 //	varve snapshots [SERIES]                  varve ls SNAP[:PATH]      varve cat SNAP:PATH
 //	varve restore SNAP[:PATH] DIR             varve diff SNAP SNAP      varve check [--read-data[=n/N]]
-//	varve forget [SERIES] --keep-daily 7      varve forget SNAP...      varve unforget ID...      varve prune
+//	varve forget [SERIES] --keep-daily 7      varve forget SNAP...      varve unforget ID...      varve prune [--follow URL]
 //	varve replicate --to|--from URL           varve heal --from URL [--quick]
 //	varve lock [set|extend]                   varve doctor [--policy NAME]
 //	varve key list|add|remove                 varve version
@@ -35,7 +35,7 @@
 //	              damaged: [{side, object, error}], more_damaged}
 //	forget       {forgotten: [ID], dry_run, plan: [{id, series, time, stored, why: [TEXT]}], damaged: [{object, error}], prune}
 //	unforget     {unforgotten: [ID]}
-//	prune        {finished: [N], freed, bytes_freed, snapshots, retained, voided: [ID], run, due, waiting: [{session, since, last}], condemned, bytes_condemned,
+//	prune        {finished: [N], freed, bytes_freed, snapshots, retained, spared, voided: [ID], run, due, waiting: [{session, since, last}], condemned, bytes_condemned,
 //	              repacked, bytes_repacked, bytes_copied, bytes_stored, bytes_needed, segments_written, segments_removed, damaged: [{object, error}], dry_run}
 //	lock, lock set  {mode, seconds}
 //	lock extend  {objects, unlocked, due, until, first, deleted: [NAME], dry_run}

@@ -20,6 +20,7 @@ type pruneJSON struct {
 	BytesFreed      int64         `json:"bytes_freed"`
 	Snapshots       int           `json:"snapshots"`
 	Retained        int           `json:"retained"`
+	Spared          int           `json:"spared"`
 	Voided          []string      `json:"voided"`
 	Run             int           `json:"run"`
 	Due             *time.Time    `json:"due"`
@@ -44,7 +45,7 @@ type waitingJSON struct {
 }
 
 func pruneOf(r *repo.PruneReport, dry bool) pruneJSON {
-	doc := pruneJSON{Finished: append([]int{}, r.Finished...), Freed: r.Freed, BytesFreed: r.FreedBytes, Snapshots: r.Snapshots, Retained: r.Retained, Voided: append([]string{}, r.Voided...),
+	doc := pruneJSON{Finished: append([]int{}, r.Finished...), Freed: r.Freed, BytesFreed: r.FreedBytes, Snapshots: r.Snapshots, Retained: r.Retained, Spared: r.Spared, Voided: append([]string{}, r.Voided...),
 		Run: r.Run, Waiting: []waitingJSON{}, Condemned: r.Condemned, BytesCondemned: r.CondemnedBytes, Repacked: r.Repacked, BytesRepacked: r.RepackedBytes, BytesCopied: r.CopiedBytes,
 		BytesStored: r.Stored, BytesNeeded: r.Live, SegmentsWritten: r.SegmentsWritten, SegmentsRemoved: r.SegmentsGone, Damaged: []brokenJSON{}, DryRun: dry}
 	if !r.Due.IsZero() {
@@ -60,12 +61,13 @@ func pruneOf(r *repo.PruneReport, dry bool) pruneJSON {
 	return doc
 }
 
-const pruneHelp = `JSON: {finished: [N], freed, bytes_freed, snapshots, retained, voided: [ID], run,
-due, waiting: [{session, since, last}], condemned, bytes_condemned, repacked,
+const pruneHelp = `JSON: {finished: [N], freed, bytes_freed, snapshots, retained, spared, voided: [ID],
+run, due, waiting: [{session, since, last}], condemned, bytes_condemned, repacked,
 bytes_repacked, bytes_copied, bytes_stored, bytes_needed, segments_written,
 segments_removed, damaged: [{object, error}], dry_run}. freed are packs that were
 deleted, snapshots are forgotten ones that are gone for good, retained are objects
-that are locked until later, voided are sessions that were closed. finished are the
+that are locked until later, voided are sessions that were closed; spared are packs
+that a followed source freed and that a snapshot here needs. finished are the
 collections that came to their end, run is the one that is open now, 0 if none is:
 it can come to its end at due, once the sessions in waiting are over, which showed
 life last at that time. condemned are packs that it will free; repacked of them
@@ -74,7 +76,7 @@ what of that snapshots need. damaged are packs that could not be copied.`
 
 func (a *app) pruneCmd() *cobra.Command {
 	var o repo.PruneOptions
-	var most string
+	var most, follow, after string
 	cmd := &cobra.Command{
 		Use:   "prune",
 		Short: "Free what no snapshot needs",
@@ -93,6 +95,12 @@ put-if-absent this is the only way, and only --void-open closes backups there.
 --condemn NAME takes out an object under index/, snapshots/ or gc/ that is damaged
 for good and blocks this; what only it names is lost, so try "varve heal" before.
 
+With --follow, the repository is a replica, and the URL is what "varve replicate"
+fills it from. What the source freed 30 days ago (--follow-after) is freed then, by
+the records that its prunes signed, and markers of old copies are removed. Nothing
+else is: what merely vanished at the source stays, and so does all that a snapshot
+needs that the replica lists. No other prune is for a replica.
+
 The exit status is 1 if something is damaged.
 
 ` + pruneHelp,
@@ -105,6 +113,22 @@ The exit status is 1 if something is damaged.
 			if o.MaxRepack, err = parseRepack(most); err != nil {
 				return err
 			}
+			if after != "" && follow == "" {
+				return usageError(cmd, "--follow-after goes with --follow")
+			}
+			if follow != "" && (o.Exclusive || len(o.Condemn) > 0 || most != "") {
+				return usageError(cmd, "--follow goes with --follow-after and --dry-run alone")
+			}
+			if after != "" {
+				if o.FollowAfter, err = parsePeriod(after); err != nil {
+					return fmt.Errorf("--follow-after: %w", err)
+				}
+			}
+			if follow != "" {
+				if o.Follow, err = a.openURL(cmd.Context(), follow, false); err != nil {
+					return failed{statusFailed, fmt.Sprintf("the source can't be opened: %v: correct --follow", err)}
+				}
+			}
 			return a.prune(cmd.Context(), &o)
 		},
 	}
@@ -113,6 +137,8 @@ The exit status is 1 if something is damaged.
 	f.StringVar(&most, "max-repack", "", "copy at most this `SIZE` of packs of which a part is needed, such as 2GiB; 0: none (default: no limit)")
 	f.BoolVar(&o.Exclusive, "exclusive", false, "free at once, and close backups that run")
 	f.BoolVar(&o.VoidOpen, "void-open", false, "with --exclusive: close them in a store without put-if-absent, too")
+	f.StringVar(&follow, "follow", "", "this is a replica: free what its source, a path or `URL`, freed long ago")
+	f.StringVar(&after, "follow-after", "", "how long ago: a `PERIOD` such as 30d (default 30d)")
 	f.StringArrayVar(&o.Condemn, "condemn", nil, "take out the object of this `NAME` (repeatable)")
 	return cmd
 }
@@ -188,6 +214,9 @@ func (a *app) reportPrune(r *repo.PruneReport, dry bool, failure error) error {
 	if doc.Snapshots > 0 {
 		say("removed %s for good", count(int64(doc.Snapshots), "forgotten snapshot", "forgotten snapshots"))
 	}
+	if doc.Spared > 0 {
+		say("%s that the source freed stay: snapshots here need them; \"varve replicate\" may bring what took their place", count(int64(doc.Spared), "pack", "packs"))
+	}
 	if doc.Retained > 0 {
 		say("%s locked in the store: a later run deletes them", count(int64(doc.Retained), "object is", "objects are"))
 	}
@@ -242,6 +271,8 @@ func pruneHint(err error) string {
 		return "\"varve check\" tells what is wrong, and \"varve heal\" brings it back from a replica; if it is lost for good, \"varve prune --condemn NAME\" takes an object under index/, snapshots/ or gc/ out"
 	case errors.Is(err, repo.ErrBusy):
 		return "run it when no backup runs, or with --void-open, which closes them"
+	case errors.Is(err, repo.ErrNoRepository):
+		return "--follow names the store that the replica is filled from"
 	case errors.Is(err, errors.ErrUnsupported):
 		return "\"varve prune --exclusive\" does it while no backup runs"
 	case errors.Is(err, fs.ErrInvalid):

@@ -172,9 +172,9 @@ func (a *assembler) store(kind uint8, id pack.ID, data []byte) (fresh bool, err 
 	if a.p.s.view.x.Has(id, kind, uint32(len(data))) || !a.own.Add(id) {
 		return false, nil
 	}
-	i, target := int(kind-crypt.SectionContent), contentFrame
+	i, target := int(kind-crypt.SectionContent), sizes.contentFrame
 	if kind == crypt.SectionTree {
-		target = treeFrame
+		target = sizes.treeFrame
 	}
 	if f := a.gather[i]; f != nil && (len(f.data)+len(data) > target || len(f.blobs) == frameBlobs) {
 		if err := a.flush(i); err != nil {
@@ -191,7 +191,7 @@ func (a *assembler) store(kind uint8, id pack.ID, data []byte) (fresh bool, err 
 	}
 	f := a.gather[i]
 	if f.data == nil {
-		f.data = make([]byte, 0, max(contentFrame, len(data)))
+		f.data = make([]byte, 0, max(sizes.contentFrame, len(data)))
 	}
 	f.data = append(f.data, data...)
 	f.blobs = append(f.blobs, pack.Blob{ID: id, Length: uint32(len(data))})

@@ -153,6 +153,11 @@ func (r *Repo) runSession(ctx context.Context, s *session, series string, fsys f
 	if err != nil {
 		return nil, err
 	}
+	if broken.commitFirst {
+		if err := p.flush(ctx, p.pending); err != nil {
+			return nil, err
+		}
+	}
 	p.counts.stored.Add(n)
 	snap.Stats.Stored += n
 	if err := tokens.commit(); err != nil {

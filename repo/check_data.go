@@ -48,7 +48,7 @@ func (c *checker) data(ctx context.Context) error {
 		defer stop()
 	}
 	// Each worker holds a pack.
-	workers := min(c.repo.opts.Workers+1, int(c.repo.opts.MaxMemory/(packTarget+4<<20)))
+	workers := min(c.repo.opts.Workers+1, int(c.repo.opts.MaxMemory/(int64(sizes.pack)+4<<20)))
 	g, gctx := errgroup.WithContext(ctx)
 	var next atomic.Int64
 	for range max(workers, 1) {

@@ -61,7 +61,7 @@ func (f *Forger) Commit(ctx context.Context, root []byte) (*Snapshot, error) {
 		}
 		for data, blobs := b.data, b.blobs; len(blobs) > 0; {
 			n, size := 0, 0
-			for n < len(blobs) && n < 1000 && size < contentFrame {
+			for n < len(blobs) && n < 1000 && size < sizes.contentFrame {
 				size += int(blobs[n].Length)
 				n++
 			}

@@ -84,7 +84,11 @@ func (p *pruner) follow(ctx context.Context) error {
 	if p.opts.DryRun {
 		settle = nil
 	}
-	s, err := r.survey(ctx, p.later(), nil, settle)
+	later := p.later
+	if p.opts.DryRun {
+		later = p.never
+	}
+	s, err := r.survey(ctx, p.now, later, nil, settle)
 	if err != nil || s == nil {
 		return err
 	}

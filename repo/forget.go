@@ -87,7 +87,7 @@ func (r *Repo) forgotten(ctx context.Context) (map[string]oblivion, []*DamageErr
 			switch {
 			case !w.undo && !o.forgotten:
 				o.forgotten, o.since = true, w.at
-			case w.undo && w.at.Sub(o.since) <= times.undo:
+			case w.undo && (w.at.Sub(o.since) <= times.undo || broken.lateUnforget):
 				o.forgotten = false
 			}
 		}
@@ -211,7 +211,7 @@ func (r *Repo) sayOne(ctx context.Context, id string, o oblivion, forget bool) e
 	if err != nil {
 		return err
 	}
-	if age := info.Modified.Sub(o.since); age > times.undo {
+	if age := info.Modified.Sub(o.since); age > times.undo && !broken.lateUnforget {
 		return fmt.Errorf("%w: %s was forgotten %v ago, and can be taken back for %v", ErrTooLate, id, age.Round(time.Second), times.undo)
 	}
 	return nil

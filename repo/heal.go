@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"slices"
+	"strings"
 
 	"github.com/varvebackup/varve/backend"
 )
@@ -42,6 +44,7 @@ func (c *copier) rest(ctx context.Context) error {
 				infos = append(infos, backend.Info{Name: name, Size: int64(h.size)})
 			}
 		}
+		slices.SortFunc(infos, func(a, b backend.Info) int { return strings.Compare(a.Name, b.Name) })
 		return func(yield func(backend.Info, error) bool) {
 			for _, info := range infos {
 				if !yield(info, nil) {

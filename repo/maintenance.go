@@ -169,6 +169,9 @@ func (r *Repo) loadMaintenance(ctx context.Context) (*maintenance, error) {
 		state := index.Condemned
 		if kind == crypt.KindVerdict {
 			state = index.Freed
+			if broken.forgetVerdicts && done[n] {
+				continue
+			}
 		} else if done[n] {
 			continue
 		}

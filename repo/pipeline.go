@@ -24,16 +24,38 @@ import (
 
 const (
 	batchOps     = 1024
-	contentFrame = 512 << 10
-	treeFrame    = 256 << 10
-	packTarget   = 12 << 20 // before padding; the collector lets the heap double, so three of 16 MiB would be too much
-	packBuffer   = packTarget + 64<<10
 	encoderSize  = 3 << 20
 	frameBlobs   = 8 << 10 // tiny files: what is known of a blob takes more memory than the blob
 	packBlobs    = 64 << 10
 	segmentBlobs = 64 << 10
 	segmentEvery = 8 // packs, and an eighth of what was put so far
 )
+
+// layout is how large things are made. Tests scale it, so that little data comes to many packs; it is never an option.
+type layout struct {
+	batch        int // what the walk hands on at once, unless a chunk is larger
+	contentFrame int
+	treeFrame    int
+	pack         int // before padding; the collector lets the heap double, so three of 16 MiB would be too much
+
+	smallPack    int64 // packs below are joined by maintenance, when there are enough of one size
+	joinPacks    int
+	joinSegments int // so many segments of one size become one
+}
+
+var sizes = layout{
+	batch:        1 << 20,
+	contentFrame: 512 << 10,
+	treeFrame:    256 << 10,
+	pack:         12 << 20,
+
+	smallPack:    3 << 20,
+	joinPacks:    8,
+	joinSegments: 8,
+}
+
+// packBuffer is the room for a pack.
+func (l *layout) packBuffer() int { return l.pack + 64<<10 }
 
 type opKind uint8
 
@@ -134,13 +156,13 @@ type counters struct {
 func newPipeline(ctx context.Context, s *session, tokens *tokenWriter, maxChunk int) *pipeline {
 	o := &s.repo.opts
 	group, gctx := errgroup.WithContext(ctx)
-	p := &pipeline{s: s, caller: ctx, ctx: gctx, group: group, tokens: tokens, batchSize: max(1<<20, maxChunk), flushed: time.Now()}
+	p := &pipeline{s: s, caller: ctx, ctx: gctx, group: group, tokens: tokens, batchSize: max(sizes.batch, maxChunk), flushed: time.Now()}
 	// What the circles take is at most half, packs take the rest: at least one to fill and one to put, and two puts at a time hide much of what
 	// making a file durable costs.
 	workers := max(1, min(o.Workers, (int(o.MaxMemory/2)/p.batchSize-8)/3))
 	batches, frames := workers+2, workers+3
 	used := int64(batches+2*frames)*int64(p.batchSize) + int64(workers)*encoderSize
-	packs := int(min(max((o.MaxMemory-used)/packBuffer, 2), 8))
+	packs := int(min(max((o.MaxMemory-used)/int64(sizes.packBuffer()), 2), 8))
 
 	p.free, p.work, p.ordered = make(chan *batch, batches), make(chan *batch, batches), make(chan *batch, batches)
 	p.frames, p.encode = make(chan *frameBuf, frames), make(chan *frameBuf, frames)
@@ -231,6 +253,12 @@ func (p *pipeline) name() error {
 	}
 }
 
+// encodeFrame makes a frame of what was gathered. A test may put another one in its place, that makes delta frames.
+var encodeFrame = func(_ *session, enc *pack.Encoder, out []byte, key *pack.SectionKey, f *frameBuf) (pack.Frame, []byte, error) {
+	frame, sealed := enc.Encode(out, key, f.data)
+	return frame, sealed, nil
+}
+
 // encoding compresses and seals frames.
 func (p *pipeline) encoding() error {
 	enc := pack.NewEncoder()
@@ -248,9 +276,12 @@ func (p *pipeline) encoding() error {
 			return err
 		}
 		if cap(out) < len(f.data)+pack.Overhead {
-			out = make([]byte, 0, max(contentFrame, len(f.data))+1<<10)
+			out = make([]byte, 0, max(sizes.contentFrame, len(f.data))+1<<10)
 		}
-		frame, sealed := enc.Encode(out, key, f.data)
+		frame, sealed, err := encodeFrame(p.s, enc, out, key, f)
+		if err != nil {
+			return err
+		}
 		frame.Blobs = f.blobs
 		if err := give(p.ctx, p.sealed, sealedFrame{key.Section, frame, sealed, f}); err != nil {
 			return err
@@ -288,7 +319,7 @@ func (p *pipeline) packing() error {
 		}
 		// The directory is kept until a segment names it, the buffer goes back.
 		s.frame.Blobs = append([]pack.Blob(nil), s.frame.Blobs...)
-		if w != nil && (w.SizeWith(&s.frame) > packTarget || blobs+len(s.frame.Blobs) > packBlobs) {
+		if w != nil && (w.SizeWith(&s.frame) > sizes.pack || blobs+len(s.frame.Blobs) > packBlobs) {
 			if err := closePack(); err != nil {
 				return err
 			}
@@ -299,7 +330,7 @@ func (p *pipeline) packing() error {
 				return err
 			}
 			if buf == nil {
-				buf = make([]byte, 0, packBuffer)
+				buf = make([]byte, 0, sizes.packBuffer())
 			}
 			w = pack.NewWriter(p.s.repo.keys, buf)
 		}
@@ -374,6 +405,9 @@ func (p *pipeline) wait(err error) error {
 		c, cancel := context.WithTimeout(context.WithoutCancel(ctx), times.grace)
 		defer cancel()
 		ctx = c
+	}
+	if broken.commitFirst && gerr == nil {
+		return nil
 	}
 	ferr := p.flush(ctx, p.pending)
 	if gerr != nil {

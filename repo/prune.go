@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -80,9 +81,7 @@ type Waiting struct {
 }
 
 const (
-	wasteful   = 0.2     // a pack of which so much is not needed is copied
-	smallPack  = 3 << 20 // packs below are joined, when there are enough of one size
-	joinPacks  = 8
+	wasteful   = 0.2      // a pack of which so much is not needed is copied
 	segmentMax = 32 << 20 // bytes of a rewritten segment, about
 	listMax    = 100_000  // packs that one collection condemns
 )
@@ -120,8 +119,9 @@ type pruner struct {
 	junk  map[string]bool
 	begun time.Time
 
-	own string    // the collector's session
-	now time.Time // by the store's clock, when the session began
+	own     string       // the collector's session
+	unnamed []index.Pack // copies, if condemnFirst is broken
+	now     time.Time    // by the store's clock, when the session began
 
 	mu    sync.Mutex // guards doing
 	doing string
@@ -170,7 +170,7 @@ func (p *pruner) run(ctx context.Context) error {
 		if p.opts.Follow != nil {
 			return p.follow(ctx)
 		}
-		s, err := r.marked(ctx, p.later, p.junk, nil)
+		s, err := r.marked(ctx, p.now, p.never, p.junk, nil)
 		if err != nil {
 			return err
 		}
@@ -262,14 +262,17 @@ func (p *pruner) finish(ctx context.Context, run *collection) (more bool, err er
 	if run.verdict == nil {
 		// The candidates' own tick counts as before them, and so does the last one of the lag.
 		limit := run.begun.Add(times.lag)
+		if broken.noLag {
+			limit = run.begun
+		}
 		if p.opts.Exclusive {
 			limit = p.later()
-		} else if !p.now.After(limit) {
+		} else if !p.now.After(limit) && !(broken.tiesPass && p.now.Equal(limit)) {
 			p.count(run.candidates, nil)
 			return false, nil
 		}
 		p.step("waiting for sessions", 0)
-		s, err = r.marked(ctx, p.later, p.junk, func(seen map[string]*seenSession) (bool, error) { return p.settle(ctx, seen, limit) })
+		s, err = r.marked(ctx, p.now, p.later, p.junk, func(seen map[string]*seenSession) (bool, error) { return p.settle(ctx, seen, limit) })
 		if err != nil {
 			return false, err
 		}
@@ -283,7 +286,7 @@ func (p *pruner) finish(ctx context.Context, run *collection) (more bool, err er
 		for _, id := range run.verdict.Packs {
 			s.view.maint.state[pack.ID(id)] = index.Freed
 		}
-	} else if s, err = r.survey(ctx, p.later(), p.junk, nil); err != nil {
+	} else if s, err = r.survey(ctx, p.now, p.later, p.junk, nil); err != nil {
 		return false, err
 	}
 	if err := p.free(ctx, run, s); err != nil {
@@ -296,6 +299,9 @@ func (p *pruner) finish(ctx context.Context, run *collection) (more bool, err er
 
 // later returns a time of the store that is surely not before anything that it has dated by now.
 func (p *pruner) later() time.Time { return p.now.Add(time.Since(p.begun)).Add(time.Second) }
+
+// never is later for a dry run: it puts nothing, so what time it is by the store's clock is not known, and nothing hangs on it.
+func (p *pruner) never() time.Time { return p.now.AddDate(100, 0, 0) }
 
 func (p *pruner) count(l *packList, packs map[pack.ID]backend.Info) {
 	p.rep.Condemned = len(l.Packs)
@@ -324,7 +330,7 @@ func (p *pruner) settle(ctx context.Context, seen map[string]*seenSession, limit
 	var open []*seenSession
 	for _, id := range sortedKeys(seen) {
 		s := seen[id]
-		if id == p.own || s.first.After(limit) || taken[snapshotName(id)] {
+		if id == p.own || s.first.After(limit) || broken.tiesPass && s.first.Equal(limit) || taken[snapshotName(id)] {
 			continue
 		}
 		switch _, err := r.backend.Backend.Stat(ctx, snapshotName(id)); {
@@ -339,6 +345,9 @@ func (p *pruner) settle(ctx context.Context, seen map[string]*seenSession, limit
 		}
 		if r.collects(id) || copies(id) {
 			continue // it has nothing to commit
+		}
+		if s.ended && broken.noVoidEnded || !s.ended && broken.noVoidExpired {
+			continue
 		}
 		if err := r.putVoid(ctx, id); err != nil {
 			return false, err
@@ -360,6 +369,9 @@ func (p *pruner) settle(ctx context.Context, seen map[string]*seenSession, limit
 		}
 		open = nil
 	}
+	if broken.noWait {
+		open = nil
+	}
 	for _, s := range open {
 		p.rep.Waiting = append(p.rep.Waiting, Waiting{Session: s.id, Since: s.first, Last: s.last})
 	}
@@ -377,7 +389,7 @@ func (p *pruner) judge(ctx context.Context, run *collection, s *survey) (*packLi
 	}
 	l := &packList{N: run.n, Packs: [][]byte{}}
 	for _, id := range run.candidates.Packs {
-		if !needed[pack.ID(id)] {
+		if !needed[pack.ID(id)] || broken.firstMark {
 			l.Packs = append(l.Packs, id)
 		}
 	}
@@ -400,6 +412,9 @@ func (r *Repo) putList(ctx context.Context, kind crypt.Kind, name string, l *pac
 	}
 	if !errors.Is(err, fs.ErrExist) {
 		return nil, err
+	}
+	if broken.ownVerdict && kind == crypt.KindVerdict {
+		return l, nil
 	}
 	_, body, err = r.fetchSealed(ctx, name, kind)
 	if err != nil {
@@ -496,11 +511,17 @@ func (p *pruner) tidy(ctx context.Context, s *survey) error {
 	for _, snap := range s.roots {
 		live[snap.ID] = true
 	}
-	for id, seen := range s.sessions {
+	for _, id := range sortedKeys(s.sessions) {
+		seen := s.sessions[id]
 		// The end of one whose snapshot is there tells a check that there has to be one.
 		settled := s.taken[id] || s.said[id].forgotten || p.repo.collects(id) || copies(id)
 		if id == p.own || !settled || p.now.Sub(seen.last) <= times.expire+times.slack {
 			continue
+		}
+		if broken.voidsRemoved && !live[id] {
+			if err := p.delete(ctx, snapshotName(id)); err != nil {
+				return err
+			}
 		}
 		for _, name := range seen.markers {
 			if live[id] && strings.HasSuffix(name, endSuffix) {
@@ -518,7 +539,7 @@ func (p *pruner) tidy(ctx context.Context, s *survey) error {
 func (p *pruner) begin(ctx context.Context, gc *maintenance) (began bool, err error) {
 	r := p.repo
 	p.step("looking", 0)
-	s, err := r.marked(ctx, p.later, p.junk, nil)
+	s, err := r.marked(ctx, p.now, p.later, p.junk, nil)
 	if err != nil {
 		return false, err
 	}
@@ -548,6 +569,9 @@ func (p *pruner) begin(ctx context.Context, gc *maintenance) (began bool, err er
 	if err != nil {
 		return false, err
 	}
+	if err := p.putRewritten(ctx, p.unnamed); err != nil {
+		return false, err
+	}
 	p.rep.Run = n
 	if info, err := r.backend.Stat(ctx, gcName(n)); err == nil {
 		p.rep.Due = info.Modified.Add(times.lag)
@@ -564,19 +588,27 @@ func (p *pruner) condemn(ctx context.Context, s *survey) ([]pack.ID, error) {
 		info, ok := s.packs[id]
 		return ok && p.now.Sub(info.Modified) > times.margin
 	}
-	if p.opts.Exclusive {
+	if p.opts.Exclusive || broken.noMargin {
 		old = func(id pack.ID) bool { _, ok := s.packs[id]; return ok }
 	}
 	// What young packs need as a base: their sessions may be running.
 	bases := map[pack.ID]bool{}
+	stored := make([]int64, x.Packs()) // bytes of frames, by number
 	for n := range x.Frames() {
 		f := x.Frame(uint32(n))
-		if id := x.Pack(f.Pack).ID; len(f.Bases) > 0 && !old(id) {
+		stored[f.Pack] += int64(f.Stored)
+		if id := x.Pack(f.Pack).ID; len(f.Bases) > 0 && !old(id) && !broken.noBases {
 			for _, b := range f.Bases {
 				for _, c := range x.Find(nil, b, x.Kind(uint32(n))) {
 					bases[x.Pack(x.Frame(c.Frame).Pack).ID] = true
 				}
 			}
+		}
+	}
+	frames := make(map[pack.ID]int64, len(s.stats)) // bytes of all frames of a pack
+	for i := range s.stats {
+		for _, n := range s.stats[i].Numbers {
+			frames[s.stats[i].ID] = max(frames[s.stats[i].ID], stored[n])
 		}
 	}
 	var dead []pack.ID
@@ -597,11 +629,11 @@ func (p *pruner) condemn(ctx context.Context, s *survey) ([]pack.ID, error) {
 		case len(st.Frames) == 0 && (old(st.ID) || !there && p.unborn(x, st)):
 			dead = append(dead, st.ID)
 		case !old(st.ID):
-		case p.waste(st, info.Size) >= wasteful:
+		case p.waste(st, frames[st.ID], info.Size) >= wasteful:
 			worth = append(worth, st)
-		case info.Size < smallPack:
+		case info.Size < sizes.smallPack:
 			tier := 0
-			for size := info.Size; size > 4<<10; size /= joinPacks {
+			for size := info.Size; size > 4<<10; size /= int64(sizes.joinPacks) {
 				tier++
 			}
 			tiers[tier] = append(tiers[tier], st)
@@ -625,8 +657,8 @@ func (p *pruner) condemn(ctx context.Context, s *survey) ([]pack.ID, error) {
 		}
 		return bytes.Compare(a.ID[:], b.ID[:])
 	})
-	for _, small := range tiers {
-		if len(small) >= joinPacks {
+	for _, tier := range slices.Sorted(maps.Keys(tiers)) {
+		if small := tiers[tier]; len(small) >= sizes.joinPacks {
 			worth = append(worth, small...)
 		}
 	}
@@ -677,6 +709,7 @@ func (p *pruner) live(st *collect.Pack) (n int64) {
 	return st.Stored
 }
 
-func (p *pruner) waste(st *collect.Pack, size int64) float64 {
-	return 1 - float64(p.live(st))/float64(size)
+// waste returns the share of a pack that a copy would not have. What a pack takes besides its frames, the copy takes too.
+func (p *pruner) waste(st *collect.Pack, frames, size int64) float64 {
+	return float64(frames-p.live(st)) / float64(size)
 }

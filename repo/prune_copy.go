@@ -87,6 +87,9 @@ func (p *pruner) repack(ctx context.Context, s *survey, sources []*collect.Pack)
 		var named []index.Pack
 		blobs := 0
 		flush := func() error {
+			if broken.condemnFirst {
+				p.unnamed, named = append(p.unnamed, named...), nil
+			}
 			err := p.putRewritten(gctx, named)
 			named, blobs = nil, 0
 			return err
@@ -256,7 +259,7 @@ func (c *repacker) takeApart(ctx context.Context, n uint32, birth int64, section
 	}
 	l := &c.loose[section.Kind-crypt.SectionContent]
 	for _, pc := range pieces {
-		if len(l.blobs) > 0 && (len(l.data)+len(pc.data) > contentFrame || len(l.blobs) >= frameBlobs) {
+		if len(l.blobs) > 0 && (len(l.data)+len(pc.data) > sizes.contentFrame || len(l.blobs) >= frameBlobs) {
 			if err := c.encode(section.Kind); err != nil {
 				return false, err
 			}
@@ -293,7 +296,7 @@ func (c *repacker) encode(kind uint8) error {
 
 // add puts a frame into the pack that is filled.
 func (c *repacker) add(section pack.Section, f pack.Frame, sealed []byte, birth int64) error {
-	if c.w != nil && (c.w.SizeWith(&f) > packTarget || len(c.sections) >= maxSections) {
+	if c.w != nil && (c.w.SizeWith(&f) > sizes.pack || len(c.sections) >= maxSections) {
 		if err := c.close(); err != nil {
 			return err
 		}
@@ -303,7 +306,7 @@ func (c *repacker) add(section pack.Section, f pack.Frame, sealed []byte, birth 
 		select {
 		case buf = <-c.free:
 		default:
-			buf = make([]byte, 0, packBuffer)
+			buf = make([]byte, 0, sizes.packBuffer())
 		}
 		c.w, c.births, c.sections = pack.NewWriter(c.p.repo.keys, buf), nil, map[string]bool{}
 	}
@@ -322,6 +325,11 @@ func (c *repacker) close() error {
 	}
 	births := c.births
 	c.w, c.births = nil, nil
+	if broken.youngBirths {
+		for i := range births {
+			births[i] = c.p.now.Unix()
+		}
+	}
 	return c.put(index.Pack{ID: id, Size: uint32(len(data)), Dir: dir, Births: births}, data)
 }
 

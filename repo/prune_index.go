@@ -11,13 +11,12 @@ import (
 	"github.com/varvebackup/varve/backend"
 	"github.com/varvebackup/varve/crypt"
 	"github.com/varvebackup/varve/pack"
+	"github.com/varvebackup/varve/repo/internal/collect"
 	"github.com/varvebackup/varve/repo/internal/index"
 )
 
-const (
-	deadSegment  = 0.25 // a segment of whose entries so many are of freed packs is rewritten
-	joinSegments = 8    // so many segments of one size become one
-)
+// deadSegment is the share of a segment's packs above which, when they are freed, it is rewritten.
+const deadSegment = 0.25
 
 // putRewritten puts a segment that maintenance signs, with the births of frames.
 func (p *pruner) putRewritten(ctx context.Context, packs []index.Pack) error {
@@ -76,7 +75,7 @@ func (p *pruner) segments(ctx context.Context, s *survey) error {
 		tiers[tier] = append(tiers[tier], name)
 	}
 	for _, t := range tiers {
-		if len(t) >= joinSegments {
+		if len(t) >= sizes.joinSegments {
 			replace = append(replace, t...)
 		}
 	}
@@ -94,6 +93,9 @@ func (p *pruner) segments(ctx context.Context, s *survey) error {
 	if len(replace) == 0 || err != nil {
 		return err
 	}
+	if broken.removeUnread {
+		replace = slices.Clone(s.view.segments)
+	}
 	slices.Sort(replace)
 	p.step("indexing", int64(len(replace)))
 
@@ -108,6 +110,24 @@ func (p *pruner) segments(ctx context.Context, s *survey) error {
 		if err != nil {
 			return err
 		}
+		gone := read
+		if broken.dropUnneeded && s.kept != nil {
+			one = slices.DeleteFunc(one, func(n index.Pack) bool {
+				return !slices.ContainsFunc(s.stats, func(st collect.Pack) bool { return st.ID == n.ID && len(st.Frames) > 0 })
+			})
+		}
+		if broken.removeUnread {
+			if gone, err = listNames(ctx, p.repo.backend, indexPrefix); err != nil {
+				return err
+			}
+		}
+		if broken.removeFirst {
+			for _, name := range gone {
+				if err := p.repo.backend.Delete(ctx, name); err != nil {
+					return err
+				}
+			}
+		}
 		for len(one) > 0 {
 			n, bytes := 0, 0
 			for n == 0 || n < len(one) && bytes < segmentMax {
@@ -119,7 +139,7 @@ func (p *pruner) segments(ctx context.Context, s *survey) error {
 			}
 			one = one[n:]
 		}
-		for _, name := range read {
+		for _, name := range gone {
 			err := p.repo.backend.Delete(ctx, name)
 			switch {
 			case errors.Is(err, backend.ErrRetained):

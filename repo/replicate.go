@@ -82,15 +82,28 @@ func (c *copier) round(ctx context.Context) error {
 	}
 	slices.SortFunc(segments, func(a, b backend.Info) int { return strings.Compare(a.Name, b.Name) })
 	segments = slices.CompactFunc(segments, func(a, b backend.Info) bool { return a.Name == b.Name })
+	if broken.replicaPutsLate {
+		if err := c.copyList(ctx, slices.Concat(segments, snapshots)); err != nil {
+			return err
+		}
+	}
 	if err := c.copyPrefix(ctx, packsPrefix); err != nil {
 		return err
+	}
+	if broken.replicaListsLate {
+		if segments, err = c.listed(ctx, indexPrefix); err != nil {
+			return err
+		}
+		if snapshots, err = c.listed(ctx, snapshotsPrefix); err != nil {
+			return err
+		}
 	}
 	gc, err := c.collections(ctx)
 	if err != nil {
 		return err
 	}
 	for _, verdict := range gc[1] {
-		if !slices.ContainsFunc(before[1], func(b backend.Info) bool { return b.Name == verdict.Name }) {
+		if !broken.replicaNoRestart && !slices.ContainsFunc(before[1], func(b backend.Info) bool { return b.Name == verdict.Name }) {
 			c.vanished = fmt.Errorf("what %s names", verdict.Name)
 			return errVanished
 		}

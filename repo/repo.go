@@ -431,6 +431,9 @@ func putOnce(ctx context.Context, b backend.Backend, name string, object []byte)
 	if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
+	if broken.existsIsMine {
+		return nil
+	}
 	there, rerr := b.Get(ctx, name, 0, -1, nil)
 	if rerr != nil {
 		return errors.Join(err, rerr)

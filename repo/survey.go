@@ -85,15 +85,16 @@ func (e *blockedError) Error() string {
 func (e *blockedError) Unwrap() error { return e.err }
 
 // survey lists everything. settle, if not nil, is called with the sessions before anything else is listed, and says whether to go on. Objects in junk are taken for not there.
-// now is the store's time.
-func (r *Repo) survey(ctx context.Context, now time.Time, junk map[string]bool, settle func(map[string]*seenSession) (bool, error)) (*survey, error) {
+// now is a time of the store that surely is over, and later returns one that is not before anything that it has dated by now.
+func (r *Repo) survey(ctx context.Context, now time.Time, later func() time.Time, junk map[string]bool, settle func(map[string]*seenSession) (bool, error)) (*survey, error) {
 	s := &survey{taken: map[string]bool{}, segments: map[string]backend.Info{}}
 	var err error
 	if s.sessions, err = r.listSessions(ctx); err != nil {
 		return nil, err
 	}
+	latest := later()
 	for _, seen := range s.sessions {
-		if err := notLater(now, seen.last, markerName(seen.id)); err != nil {
+		if err := notLater(latest, seen.last, markerName(seen.id)); err != nil {
 			return nil, err
 		}
 	}
@@ -110,8 +111,9 @@ func (r *Repo) survey(ctx context.Context, now time.Time, junk map[string]bool, 
 	if len(m.lost) > 0 {
 		return nil, &blockedError{m.lost[0]}
 	}
+	latest = later()
 	for _, c := range m.runs {
-		if err := notLater(now, c.begun, gcName(c.n)); err != nil {
+		if err := notLater(latest, c.begun, gcName(c.n)); err != nil {
 			return nil, err
 		}
 	}
@@ -161,7 +163,7 @@ func (r *Repo) surveySnapshots(ctx context.Context, s *survey, now time.Time, ju
 	for _, name := range names {
 		listed[name] = true
 	}
-	for id := range s.sessions {
+	for _, id := range sortedKeys(s.sessions) {
 		if name := snapshotName(id); !listed[name] {
 			names = append(names, name)
 		}
@@ -182,6 +184,9 @@ func (r *Repo) surveySnapshots(ctx context.Context, s *survey, now time.Time, ju
 				return nil // a void that nobody signed counts for nothing
 			}
 			if d, ok := errors.AsType[*DamageError](err); ok {
+				if broken.skipUnreadable {
+					return nil
+				}
 				return &blockedError{d}
 			}
 			found[i] = snap
@@ -200,7 +205,7 @@ func (r *Repo) surveySnapshots(ctx context.Context, s *survey, now time.Time, ju
 			continue
 		}
 		s.snaps = append(s.snaps, snap)
-		if o := s.said[snap.ID]; o.forgotten && now.Sub(o.since) > times.undo+times.slack {
+		if o := s.said[snap.ID]; o.forgotten && (now.Sub(o.since) > times.undo+times.slack || broken.noSlack && now.Sub(o.since) > times.undo || broken.forgetNow) {
 			s.expired = append(s.expired, snap)
 		} else {
 			s.roots = append(s.roots, snap)
@@ -210,10 +215,10 @@ func (r *Repo) surveySnapshots(ctx context.Context, s *survey, now time.Time, ju
 }
 
 // marked is survey and mark. What is missing may have been freed by somebody else since it was listed: then all begins anew.
-func (r *Repo) marked(ctx context.Context, now func() time.Time, junk map[string]bool, settle func(map[string]*seenSession) (bool, error)) (*survey, error) {
+func (r *Repo) marked(ctx context.Context, now time.Time, later func() time.Time, junk map[string]bool, settle func(map[string]*seenSession) (bool, error)) (*survey, error) {
 	const tries = 10
 	for try := 1; ; try++ {
-		s, err := r.survey(ctx, now(), junk, settle)
+		s, err := r.survey(ctx, now, later, junk, settle)
 		if err != nil || s == nil {
 			return nil, err
 		}
@@ -248,7 +253,7 @@ func (r *Repo) mark(ctx context.Context, s *survey) error {
 	if err != nil {
 		return err
 	}
-	if len(res.Missing) > 0 {
+	if len(res.Missing) > 0 && !broken.skipMissing {
 		m := res.Missing[0]
 		why := m.Err
 		if why == nil {
@@ -261,7 +266,7 @@ func (r *Repo) mark(ctx context.Context, s *survey) error {
 		info, ok := s.packs[p.ID]
 		return p.State != index.Freed && ok && info.Size == int64(p.Size)
 	})
-	if len(s.kept.Lost) > 0 {
+	if len(s.kept.Lost) > 0 && !broken.skipMissing {
 		id := s.kept.Lost[0]
 		return &blockedError{&DamageError{Object: "blob " + id.String(), Err: errors.New("the packs that hold it are gone or not what they were")}}
 	}

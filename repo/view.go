@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/varvebackup/varve/backend"
 	"github.com/varvebackup/varve/crypt"
 	"github.com/varvebackup/varve/pack"
 	"github.com/varvebackup/varve/repo/internal/index"
@@ -75,11 +76,23 @@ func (r *Repo) look(ctx context.Context, strays []stray) (*view, error) {
 func (r *Repo) lookWithout(ctx context.Context, strays []stray, junk map[string]bool) (*view, error) {
 	const tries = 10
 	for try := 1; ; try++ {
+		var listed []backend.Info
+		if broken.indexFirst {
+			var err error
+			if listed, err = r.listIndex(ctx, junk); err != nil {
+				return nil, err
+			}
+		}
 		m, err := r.loadMaintenance(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("read the state of maintenance: %w", err)
 		}
-		v, err := r.loadIndex(ctx, m, strays, junk)
+		if !broken.indexFirst {
+			if listed, err = r.listIndex(ctx, junk); err != nil {
+				return nil, fmt.Errorf("read the index: %w", err)
+			}
+		}
+		v, err := r.loadIndex(ctx, m, listed, strays)
 		// A listed segment that is not there was replaced in the meantime: start over.
 		if errors.Is(err, errVanished) && try < tries {
 			continue
@@ -101,22 +114,23 @@ type opened struct {
 	damage    *DamageError
 }
 
-func (r *Repo) loadIndex(ctx context.Context, m *maintenance, strays []stray, junk map[string]bool) (*view, error) {
-	type listed struct {
-		name   string
-		stored int64
-	}
-	var all []listed
-	var size int64
-	keep := map[string]bool{}
+// listIndex lists the segments, without junk.
+func (r *Repo) listIndex(ctx context.Context, junk map[string]bool) (all []backend.Info, err error) {
 	for info, err := range r.backend.List(ctx, indexPrefix) {
 		if err != nil {
 			return nil, err
 		}
-		if junk[info.Name] {
-			continue
+		if !junk[info.Name] {
+			all = append(all, info)
 		}
-		all = append(all, listed{info.Name, info.Modified.Unix()})
+	}
+	return all, nil
+}
+
+func (r *Repo) loadIndex(ctx context.Context, m *maintenance, all []backend.Info, strays []stray) (*view, error) {
+	var size int64
+	keep := map[string]bool{}
+	for _, info := range all {
 		size += info.Size
 		keep[strings.TrimPrefix(info.Name, indexPrefix)] = true
 	}
@@ -124,7 +138,16 @@ func (r *Repo) loadIndex(ctx context.Context, m *maintenance, strays []stray, ju
 
 	v := &view{repo: r, maint: m, frames: map[uint32]*list.Element{}, lru: list.New(), limit: r.opts.MaxMemory / 4,
 		keys: map[*pack.Section]*pack.SectionKey{}}
-	b := index.NewBuilder(m.of)
+	state := m.of
+	if broken.believeCandidates {
+		state = func(id pack.ID) index.State {
+			if is := m.of(id); is != index.Condemned {
+				return is
+			}
+			return index.Live
+		}
+	}
+	b := index.NewBuilder(state)
 	b.Expect(size)
 
 	// Segments are fetched several at a time and added in the order of the list.
@@ -141,12 +164,12 @@ func (r *Repo) loadIndex(ctx context.Context, m *maintenance, strays []stray, ju
 				return gctx.Err()
 			}
 			g.Go(func() error {
-				o, err := r.openSegment(gctx, l.name)
+				o, err := r.openSegment(gctx, l.Name)
 				if err != nil {
 					close(c)
 					return err
 				}
-				o.stored = l.stored
+				o.stored = l.Modified.Unix()
 				c <- o
 				return nil
 			})
@@ -155,7 +178,7 @@ func (r *Repo) loadIndex(ctx context.Context, m *maintenance, strays []stray, ju
 	})
 	i := 0
 	for c := range results {
-		name := all[i].name
+		name := all[i].Name
 		i++
 		o, ok := <-c
 		if !ok {
@@ -176,7 +199,7 @@ func (r *Repo) loadIndex(ctx context.Context, m *maintenance, strays []stray, ju
 		return nil, err
 	}
 	for _, l := range all {
-		v.listed = append(v.listed, l.name)
+		v.listed = append(v.listed, l.Name)
 	}
 	slices.Sort(v.listed)
 	for i := range strays {

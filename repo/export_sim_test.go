@@ -1,0 +1,304 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"reflect"
+	"testing"
+
+	"github.com/varvebackup/varve/backend"
+	"github.com/varvebackup/varve/crypt"
+	"github.com/varvebackup/varve/pack"
+	"github.com/varvebackup/varve/repo/internal/collect"
+	"github.com/varvebackup/varve/repo/internal/index"
+	"github.com/varvebackup/varve/repo/internal/walk"
+)
+
+// Layout scales how large things are made; zero leaves one as it is.
+type Layout struct {
+	Batch, ContentFrame, TreeFrame, Pack int
+	SmallPack                            int64
+	JoinPacks, JoinSegments              int
+}
+
+// SetLayout replaces sizes until the end of a test.
+func SetLayout(t testing.TB, n Layout) {
+	old := sizes
+	t.Cleanup(func() { sizes = old })
+	for _, c := range []struct {
+		to   *int
+		from int
+	}{{&sizes.batch, n.Batch}, {&sizes.contentFrame, n.ContentFrame}, {&sizes.treeFrame, n.TreeFrame}, {&sizes.pack, n.Pack}, {&sizes.joinPacks, n.JoinPacks}, {&sizes.joinSegments, n.JoinSegments}} {
+		if c.from != 0 {
+			*c.to = c.from
+		}
+	}
+	if n.SmallPack != 0 {
+		sizes.smallPack = n.SmallPack
+	}
+}
+
+// Rules are the names of the rules that Break switches off.
+func Rules() (names []string) {
+	for f := range reflect.TypeOf(broken).NumField() {
+		names = append(names, reflect.TypeOf(broken).Field(f).Name)
+	}
+	return names
+}
+
+// Break switches a rule of the protocol off until the end of a test.
+func Break(t testing.TB, rule string) {
+	f, ok := reflect.TypeOf(broken).FieldByName(rule)
+	if !ok {
+		t.Fatalf("there is no rule %q", rule)
+	}
+	flag := reflect.ValueOf(&broken).Elem().FieldByIndex(f.Index).Addr().UnsafePointer()
+	*(*bool)(flag) = true
+	t.Cleanup(func() { *(*bool)(flag) = false })
+}
+
+// LeastMemory lets r use as little memory as it can do with.
+func LeastMemory(r *Repo) { r.opts.MaxMemory = 4 << 20 }
+
+// Outdated makes r look again.
+func Outdated(r *Repo) { r.outdated() }
+
+// Manifest opens the snapshot of a session, whether it is forgotten or not; nil if there is a void in its place.
+func Manifest(ctx context.Context, r *Repo, session string) (*Snapshot, error) {
+	return r.openSnapshot(ctx, snapshotName(session))
+}
+
+// SnapshotName is where the commit of a session is.
+func SnapshotName(session string) string { return snapshotName(session) }
+
+// Candidates opens what a collection condemned, or a verdict.
+func Candidates(ctx context.Context, r *Repo, name string) (packs []string, err error) {
+	kind, n, ok := gcKind(name)
+	if !ok {
+		return nil, errNoSuchName
+	}
+	_, body, err := r.fetchSealed(ctx, name, kind)
+	if err != nil {
+		return nil, err
+	}
+	l := &packList{}
+	if err := l.parse(body, n); err != nil {
+		return nil, err
+	}
+	for _, p := range l.Packs {
+		packs = append(packs, packName(pack.ID(p)))
+	}
+	return packs, nil
+}
+
+// NeedsWithout tells whether all that the given snapshots need is indexed and stored outside of the given packs, and those that a verdict freed.
+func NeedsWithout(ctx context.Context, r *Repo, snaps []*Snapshot, packs map[string]bool) error {
+	s, err := r.ownView(ctx)
+	if err != nil {
+		return err
+	}
+	res, err := r.walkFrom(ctx, s, snaps)
+	if err != nil {
+		return err
+	}
+	kept := collect.Keep(s.x, res.Reached, func(n uint32) bool {
+		p := s.x.Pack(n)
+		return p.State != index.Freed && !packs[packName(p.ID)]
+	})
+	for _, id := range kept.Lost {
+		return fmt.Errorf("blob %v is nowhere else", id)
+	}
+	return nil
+}
+
+func (r *Repo) ownView(ctx context.Context) (*view, error) {
+	v, err := r.look(ctx, nil)
+	if err == nil && len(v.damaged) > 0 {
+		err = v.damaged[0]
+	}
+	return v, err
+}
+
+func (r *Repo) walkFrom(ctx context.Context, v *view, snaps []*Snapshot) (*walk.Result, error) {
+	var roots []pack.ID
+	for _, s := range snaps {
+		roots = append(roots, s.root)
+	}
+	res, err := walk.Run(ctx, v.x, v.node, roots, 1)
+	if err == nil && len(res.Missing) > 0 {
+		err = fmt.Errorf("blob %v is missing: %v", res.Missing[0].ID, res.Missing[0].Err)
+	}
+	return res, err
+}
+
+// Indexed returns the names of all packs that segments name, and how many of them no verdict names.
+func Indexed(ctx context.Context, r *Repo) (all map[string]bool, alive int, err error) {
+	v, err := r.ownView(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	all = map[string]bool{}
+	for i := range v.x.Packs() {
+		p := v.x.Pack(uint32(i))
+		if !all[packName(p.ID)] && v.maint.of(p.ID) != index.Freed {
+			alive++
+		}
+		all[packName(p.ID)] = true
+	}
+	return all, alive, nil
+}
+
+// YoungNeeds returns the packs that hold bases of frames in the given packs.
+func YoungNeeds(ctx context.Context, r *Repo, young map[string]bool) (map[string]bool, error) {
+	v, err := r.ownView(ctx)
+	if err != nil {
+		return nil, err
+	}
+	bases := map[string]bool{}
+	for n := range v.x.Frames() {
+		f := v.x.Frame(uint32(n))
+		if !young[packName(v.x.Pack(f.Pack).ID)] {
+			continue
+		}
+		for _, b := range f.Bases {
+			for _, c := range v.x.Find(nil, b, v.x.Kind(uint32(n))) {
+				bases[packName(v.x.Pack(v.x.Frame(c.Frame).Pack).ID)] = true
+			}
+		}
+	}
+	return bases, nil
+}
+
+// Deltas lets backups make delta frames until the end of a test, of those pieces of content of which want says so: with a base that begins with the same bytes, if one is present.
+func Deltas(t testing.TB, want func(data []byte) bool) *int {
+	type blob struct {
+		id   pack.ID
+		data []byte
+	}
+	const alike = 8
+	var known []blob
+	made := 0
+	old := encodeFrame
+	t.Cleanup(func() { encodeFrame = old })
+	encodeFrame = func(s *session, enc *pack.Encoder, out []byte, key *pack.SectionKey, f *frameBuf) (pack.Frame, []byte, error) {
+		if f.kind != crypt.SectionContent || len(f.data) < alike {
+			return old(s, enc, out, key, f)
+		}
+		data := append([]byte(nil), f.data...)
+		defer func() {
+			off := 0
+			for _, b := range f.blobs {
+				known = append(known, blob{b.ID, data[off : off+int(b.Length)]})
+				off += int(b.Length)
+			}
+		}()
+		if !want(data) {
+			return old(s, enc, out, key, f)
+		}
+		x := s.view.x
+		for i := range known {
+			b := &known[len(known)-1-i]
+			if string(b.data[:alike]) != string(data[:alike]) {
+				continue
+			}
+			depth := uint8(pack.MaxDepth)
+			for _, c := range x.Find(nil, b.id, f.kind) {
+				if x.Present(c.Frame) {
+					depth = min(depth, x.Frame(c.Frame).Depth)
+				}
+			}
+			if depth >= pack.MaxDepth-4 {
+				continue
+			}
+			frame, sealed, ok, err := enc.EncodeDelta(out, key, f.data, depth+1, []pack.ID{b.id}, b.data)
+			if err != nil {
+				return frame, nil, err
+			}
+			if ok {
+				made++
+				return frame, sealed, nil
+			}
+		}
+		return old(s, enc, out, key, f)
+	}
+	return &made
+}
+
+// ForgeClaims puts, as the thief of a writer's key could, a pack of junk and a segment that claims that some pieces of content are in it.
+func ForgeClaims(ctx context.Context, r *Repo, contents [][]byte) error {
+	s, err := r.begin(ctx, "forged")
+	if err != nil {
+		return err
+	}
+	defer s.end(ctx, false)
+	w := pack.NewWriter(r.keys, nil)
+	key, err := pack.NewSectionKey(r.keys, crypt.SectionContent)
+	if err != nil {
+		return err
+	}
+	enc := pack.NewEncoder()
+	for _, c := range contents {
+		junk := make([]byte, len(c))
+		for i := range junk {
+			junk[i] = c[i] ^ byte(i*7+1)
+		}
+		f, sealed := enc.Encode(nil, key, junk)
+		f.Blobs = []pack.Blob{{ID: r.id(crypt.SectionContent, c), Length: uint32(len(c))}}
+		if err := w.Add(key.Section, f, sealed); err != nil {
+			return err
+		}
+	}
+	id, data, dir, err := w.Close()
+	if err != nil {
+		return err
+	}
+	if err := s.putPack(ctx, id, data); err != nil {
+		return err
+	}
+	_, err = s.putSegment(ctx, []index.Pack{{ID: id, Size: uint32(len(data)), Dir: dir}})
+	return err
+}
+
+// PutForgedList puts a list of candidates, a verdict or a done under gc/ as a writer can make it: with a signature of its own.
+func PutForgedList(ctx context.Context, b backend.Backend, keys *crypt.Keys, name string, packs [][]byte) error {
+	_ = packs
+	object := crypt.AppendHash([]byte("forged " + name))
+	if err := backend.PutBytes(ctx, b, name, object, &backend.PutOptions{IfAbsent: true}); !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
+}
+
+// Unneeded returns the indexed packs of which no snapshot that is listed or may be taken back needs any copy of anything.
+func Unneeded(ctx context.Context, r *Repo) (names []string, err error) {
+	v, err := r.ownView(ctx)
+	if err != nil {
+		return nil, err
+	}
+	manifests, err := listNames(ctx, r.backend, snapshotsPrefix)
+	if err != nil {
+		return nil, err
+	}
+	snaps, _, err := r.openSnapshots(ctx, manifests)
+	if err != nil {
+		return nil, err
+	}
+	res, err := r.walkFrom(ctx, v, snaps)
+	if err != nil {
+		return nil, err
+	}
+	needed := map[string]bool{}
+	for o := range res.Needed.All() {
+		_, c := v.x.At(o)
+		needed[packName(v.x.Pack(v.x.Frame(c.Frame).Pack).ID)] = true
+	}
+	for i := range v.x.Packs() {
+		p := v.x.Pack(uint32(i))
+		if name := packName(p.ID); !needed[name] && v.maint.of(p.ID) != index.Freed {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}

@@ -209,7 +209,7 @@ func rotten(ctx context.Context, b backend.Backend, name string, why error) (boo
 		return false, nil
 	}
 	object, err := b.Get(ctx, name, 0, -1, nil)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, crypt.ErrDamaged) {
 		return true, nil
 	} else if err != nil {
 		return false, err
@@ -249,6 +249,8 @@ func (r *Repo) fetchSealed(ctx context.Context, name string, want ...crypt.Kind)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			err = &DamageError{Object: name, Err: fs.ErrNotExist}
+		} else if errors.Is(err, crypt.ErrDamaged) {
+			err = &DamageError{Object: name, Err: err}
 		}
 		return 0, nil, err
 	}

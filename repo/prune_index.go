@@ -265,10 +265,10 @@ func (p *pruner) ownWord(ctx context.Context, id pack.ID, birth int64) (*index.P
 	object, err := p.repo.backend.Get(ctx, name, 0, -1, nil)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
-	} else if err != nil {
+	} else if err != nil && !errors.Is(err, crypt.ErrDamaged) {
 		return nil, err
 	}
-	if crypt.Verify(name, object) != nil {
+	if err != nil || crypt.Verify(name, object) != nil {
 		return nil, &blockedError{&DamageError{Object: name, Err: errors.New("its bytes are not those that its name promises")}}
 	}
 	dir, err := pack.ReadDirectory(p.repo.keys, bytes.NewReader(object), int64(len(object)))

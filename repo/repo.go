@@ -254,6 +254,9 @@ func open(ctx context.Context, b backend.Backend, u crypt.Unlocker, o *Options) 
 		})
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // removed since it was listed
+		} else if errors.Is(err, crypt.ErrDamaged) {
+			damage = err
+			continue
 		} else if err != nil {
 			return nil, err
 		}

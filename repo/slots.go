@@ -37,10 +37,14 @@ func (r *Repo) Slots(ctx context.Context) ([]Slot, error) {
 		object, err := r.own.backend.Get(ctx, name, 0, -1, nil)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
+		}
+		id := strings.TrimPrefix(name, keysPrefix)
+		if errors.Is(err, crypt.ErrDamaged) {
+			slots = append(slots, Slot{ID: id, Damage: err})
+			continue
 		} else if err != nil {
 			return nil, fmt.Errorf("list slots: %w", err)
 		}
-		id := strings.TrimPrefix(name, keysPrefix)
 		s, err := crypt.ParseSlot(name, object)
 		if err != nil {
 			slots = append(slots, Slot{ID: id, Damage: err})

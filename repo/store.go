@@ -65,7 +65,7 @@ func (s *store) Put(ctx context.Context, name string, r io.ReaderAt, size int64,
 }
 
 // Get implements backend.Backend. A whole object is verified by its name and comes from the first copy that is whole, if any is. A part of one comes from the first that
-// has it; whoever finds out that its bytes are wrong asks others.
+// has it; whoever finds out that its bytes are wrong asks others. Junk that is larger than any object is crypt.ErrDamaged.
 func (s *store) Get(ctx context.Context, name string, off, n int64, dst []byte) ([]byte, error) {
 	whole := off == 0 && n < 0
 	return s.get(ctx, name, off, n, dst, func(data []byte) error {
@@ -83,6 +83,9 @@ func (s *store) read(ctx context.Context, name string, good func(object []byte) 
 
 func (s *store) get(ctx context.Context, name string, off, n int64, dst []byte, good func([]byte) error) ([]byte, error) {
 	data, err := s.Backend.Get(ctx, name, off, n, dst)
+	if errors.Is(err, fs.ErrInvalid) && n < 0 && off >= 0 && backend.ValidName(name) {
+		err = fmt.Errorf("%w: %v", crypt.ErrDamaged, err) // nothing is wrong with what was asked for
+	}
 	why := err
 	if why == nil {
 		why = good(data[len(dst):])

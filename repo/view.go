@@ -220,6 +220,8 @@ func (r *Repo) openSegment(ctx context.Context, name string) (opened, error) {
 	object, err := r.backend.Get(ctx, name, 0, -1, nil)
 	if errors.Is(err, fs.ErrNotExist) {
 		return opened{}, fmt.Errorf("%w: %s", errVanished, name)
+	} else if errors.Is(err, crypt.ErrDamaged) {
+		return opened{damage: &DamageError{Object: name, Err: err}}, nil
 	} else if err != nil {
 		return opened{}, err
 	}

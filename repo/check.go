@@ -139,7 +139,10 @@ func (r *Repo) check(ctx context.Context, o *CheckOptions) (*CheckReport, error)
 	c.repo.own = c.repo
 	c.repo.opts.Cache = ""
 	own.mended = func(name string, why error) {
-		c.find(name, fmt.Errorf("its newest version is not what was put, an older one is: %w", why)).Elsewhere = true
+		f := c.find(name, fmt.Errorf("its newest version is not what was put, an older one is: %w", why))
+		c.mu.Lock()
+		f.Elsewhere = true
+		c.mu.Unlock()
 	}
 	return c.run(ctx)
 }
@@ -254,7 +257,7 @@ func (c *checker) locks(ctx context.Context) (*LockReport, error) {
 			is, err := backend.RetentionOf(gctx, b.Backend, name, "")
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil // a finding, or removed meanwhile
-			} else if err != nil {
+			} else if err != nil && !errors.Is(err, errors.ErrUnsupported) { // where there are no locks, it is a copy, and has none
 				return fmt.Errorf("the lock of %s: %w", name, err)
 			}
 			mu.Lock()

@@ -65,9 +65,9 @@ func (c *config) seal(keys *crypt.Keys, n int) ([]byte, error) {
 	return keys.Seal(crypt.KindConfig, configName(n), body)
 }
 
-// loadConfig returns the highest config. One that maintenance did not sign does not count; one whose bytes are not what was put is a *DamageError, for what it said
+// loadConfig returns the highest config, and its number. One that maintenance did not sign does not count; one whose bytes are not what was put is a *DamageError, for what it said
 // is to be kept and not what an older one said. So it is when there is none.
-func loadConfig(ctx context.Context, b *store, keys *crypt.Keys, names []string) (*config, error) {
+func loadConfig(ctx context.Context, b *store, keys *crypt.Keys, names []string) (*config, int, error) {
 	numbered := map[int]string{}
 	var ns []int
 	for _, name := range names {
@@ -80,22 +80,22 @@ func loadConfig(ctx context.Context, b *store, keys *crypt.Keys, names []string)
 	for _, n := range slices.Backward(ns) {
 		c, err := readConfig(ctx, b, keys, numbered[n])
 		if err == nil {
-			return c, nil
+			return c, n, nil
 		}
 		if !errors.Is(err, crypt.ErrDamaged) && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
+			return nil, 0, err
 		}
 		bad := &DamageError{Object: numbered[n], Err: err}
 		if lost, err := rotten(ctx, b, bad.Object, bad.Err); err != nil {
-			return nil, err
+			return nil, 0, err
 		} else if lost {
-			return nil, bad
+			return nil, 0, bad
 		}
 		if errors.Is(worst, fs.ErrNotExist) {
 			worst = bad
 		}
 	}
-	return nil, worst
+	return nil, 0, worst
 }
 
 // readConfig reads one config. Errors: crypt.ErrDamaged, fs.ErrNotExist, *crypt.VersionError, or the backend's.

@@ -146,7 +146,7 @@ func (p *pruner) source(ctx context.Context) (*Repo, error) {
 	if len(names) == 0 {
 		return nil, atSource(ErrNoRepository)
 	}
-	cfg, err := loadConfig(ctx, src.backend, r.keys, names)
+	cfg, _, err := loadConfig(ctx, src.backend, r.keys, names)
 	if err != nil {
 		return nil, atSource(err)
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -91,26 +90,23 @@ func (r *Repo) setLock(ctx context.Context, l Lock) error {
 	if err != nil {
 		return err
 	}
-	last := 0
-	for _, name := range names {
-		if n, ok := number(strings.TrimPrefix(name, configPrefix)); ok {
-			last = max(last, n)
-		}
-	}
 	// The newest may have been changed since this one was opened.
-	c, err := loadConfig(ctx, r.backend, r.keys, names)
+	c, n, err := loadConfig(ctx, r.backend, r.keys, names)
 	if err != nil {
 		return err
 	}
+	// The next number that is free: others may be taken by what does not count.
+	for n++; slices.Contains(names, configName(n)); n++ {
+	}
 	c.setLock(l)
-	object, err := c.seal(r.keys, last+1)
+	object, err := c.seal(r.keys, n)
 	if err != nil {
 		return err
 	}
 	// The object itself is the first to be locked so, which shows whether the store can do it.
 	locking := *r.backend
 	locking.lock = l
-	if err := putOnce(ctx, &locking, configName(last+1), object); errors.Is(err, fs.ErrExist) {
+	if err := putOnce(ctx, &locking, configName(n), object); errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("%w: the config was changed at the same time", ErrBusy)
 	} else if err != nil {
 		return err

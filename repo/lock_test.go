@@ -1,7 +1,9 @@
 package repo_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"strings"
 	"testing"
@@ -9,6 +11,7 @@ import (
 	"time"
 
 	"github.com/varvebackup/varve/backend"
+	"github.com/varvebackup/varve/backend/backendtest"
 	"github.com/varvebackup/varve/backend/mem"
 	"github.com/varvebackup/varve/crypt"
 	"github.com/varvebackup/varve/repo"
@@ -225,4 +228,51 @@ func TestLockUnsupported(t *testing.T) {
 	}
 	c.backup(t, "shop", dmgTree{"b": []byte("b")})
 	c.everything(t, c.open(t))
+}
+
+// A copy of what is locked elsewhere can be checked where there are no locks: nothing is locked there.
+func TestCheckUnlockedCopy(t *testing.T) {
+	v := lockRepo(t)
+	v.backup(t, "shop", dmgTree{"a": []byte("a")})
+	c := v.copy(t, mem.New(nil))
+	rep := c.check(t, nil)
+	if l := rep.Lock; !rep.Sound() || l == nil || l.Objects < 6 || l.Unlocked != l.Objects || !l.Until.IsZero() || l.First == "" {
+		t.Errorf("%+v", l)
+	}
+}
+
+// A store may lock whatever is put, also what Create tries it with.
+func TestCreateWhereAllIsLocked(t *testing.T) {
+	ctx := t.Context()
+	f := &backendtest.Faulty{Backend: mem.New(nil), Before: func(_ context.Context, op backendtest.Op, name string) error {
+		if op == backendtest.Delete {
+			return fmt.Errorf("delete %s: %w", name, backend.ErrRetained)
+		}
+		return nil
+	}}
+	key := dmgMust(crypt.NewKey())(t)
+	if _, _, err := repo.Create(ctx, f, key, nil); err != nil {
+		t.Fatal(err)
+	}
+	r := dmgMust(repo.Open(ctx, f, key, nil))(t)
+	dmgMust(r.Backup(ctx, "shop", dmgTree{"a": []byte("a")}.fs(), nil))(t)
+	if rep := dmgMust(r.Check(ctx, nil))(t); len(rep.Findings) > 0 {
+		t.Errorf("%v", dmgFindings(rep))
+	}
+}
+
+// Junk under the name of a config takes no number away from maintenance.
+func TestSetLockBesideJunk(t *testing.T) {
+	ctx := t.Context()
+	v := lockRepo(t)
+	for _, n := range []string{"2", "9223372036854775807"} {
+		dmgPut(t, v.b, "config/"+n, crypt.AppendHash([]byte("junk")))
+	}
+	want := repo.Lock{Mode: backend.Compliance, Period: 60 * day}
+	if err := v.open(t).SetLock(ctx, want); err != nil {
+		t.Fatal(err)
+	}
+	if l := v.open(t).Lock(); l != want {
+		t.Errorf("%v", l)
+	}
 }

@@ -281,7 +281,7 @@ func open(ctx context.Context, b backend.Backend, u crypt.Unlocker, o *Options) 
 		case err != nil:
 			return nil, err
 		}
-		cfg, err := loadConfig(ctx, from, keys, configs)
+		cfg, _, err := loadConfig(ctx, from, keys, configs)
 		broken, isBroken := errors.AsType[*DamageError](err)
 		if err != nil && !isBroken {
 			return nil, err
@@ -346,7 +346,7 @@ func (r *Repo) alone(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := loadConfig(ctx, own.backend, r.keys, names)
+	cfg, _, err := loadConfig(ctx, own.backend, r.keys, names)
 	broken, isBroken := errors.AsType[*DamageError](err)
 	if err != nil && !isBroken {
 		return err
@@ -407,8 +407,8 @@ func lacksPutIfAbsent(ctx context.Context, b backend.Backend) (lacks bool, err e
 	defer func() {
 		dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), times.grace)
 		defer cancel()
-		// Where nothing can be deleted, the probe stays and harms nothing.
-		if derr := b.Delete(dctx, name); err == nil && !errors.Is(derr, fs.ErrPermission) {
+		// Where nothing can be deleted, or all is locked, the probe stays and harms nothing.
+		if derr := b.Delete(dctx, name); err == nil && !errors.Is(derr, fs.ErrPermission) && !errors.Is(derr, backend.ErrRetained) {
 			err = derr
 		}
 	}()

@@ -144,7 +144,7 @@ func Create(ctx context.Context, b backend.Backend, u crypt.Unlocker, o *Options
 	}
 	// Whatever can fail does so before there is a repository, for with the error the recovery key would be lost.
 	cfg.setLock(opts.Lock)
-	r, err := newRepo(b, keys, "", &opts)
+	r, err := newRepo(newStore(b, &opts), keys, "", &opts)
 	if err != nil {
 		return fail(err)
 	}
@@ -217,7 +217,7 @@ func Open(ctx context.Context, b backend.Backend, u crypt.Unlocker, o *Options) 
 
 func open(ctx context.Context, b backend.Backend, u crypt.Unlocker, o *Options) (*Repo, error) {
 	opts := o.withDefaults()
-	from := &store{Backend: b, replicas: opts.Replicas, log: opts.Logger}
+	from := newStore(b, &opts)
 	names, err := listNames(ctx, from, keysPrefix)
 	if err != nil {
 		return nil, err
@@ -286,7 +286,8 @@ func open(ctx context.Context, b backend.Backend, u crypt.Unlocker, o *Options) 
 		if err != nil && !isBroken {
 			return nil, err
 		}
-		r, err := newRepo(b, keys, slot.ID, &opts)
+		own := *from
+		r, err := newRepo(&own, keys, slot.ID, &opts)
 		if err != nil {
 			return nil, err
 		}
@@ -315,13 +316,14 @@ func open(ctx context.Context, b backend.Backend, u crypt.Unlocker, o *Options) 
 	return nil, crypt.ErrWrongKey
 }
 
-func newRepo(b backend.Backend, keys *crypt.Keys, slot string, o *Options) (*Repo, error) {
+// newRepo uses s as it is.
+func newRepo(s *store, keys *crypt.Keys, slot string, o *Options) (*Repo, error) {
 	opts := o.withDefaults()
 	c, err := openCache(opts.Cache, keys)
 	if err != nil {
 		return nil, err
 	}
-	r := &Repo{backend: &store{Backend: b, replicas: opts.Replicas, log: opts.Logger}, keys: keys, slot: slot, opts: opts, cache: c}
+	r := &Repo{backend: s, keys: keys, slot: slot, opts: opts, cache: c}
 	r.own = r
 	return r, nil
 }

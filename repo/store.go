@@ -21,11 +21,21 @@ type store struct {
 	backend.Backend
 	looksFirst bool // there is no put-if-absent
 	lock       Lock // for what is put; zero: none
-	replicas   []backend.Backend
+	replicas   []*replica
+	outage     *outage // of Backend; nil without replicas
 	log        *slog.Logger
 	// mended, if not nil, hears of each object whose newest version in Backend is not what was put, or not there, for the reason why, while another copy is whole. Calls may
 	// come from several goroutines.
 	mended func(name string, why error)
+}
+
+// newStore is a store whose config is not known yet.
+func newStore(b backend.Backend, o *Options) *store {
+	s := &store{Backend: b, log: o.Logger}
+	for _, r := range o.Replicas {
+		s.replicas, s.outage = append(s.replicas, &replica{Backend: r}), &outage{}
+	}
+	return s
 }
 
 // locked tells whether objects of this name are locked: all that a restore needs.
@@ -65,7 +75,8 @@ func (s *store) Put(ctx context.Context, name string, r io.ReaderAt, size int64,
 }
 
 // Get implements backend.Backend. A whole object is verified by its name and comes from the first copy that is whole, if any is. A part of one comes from the first that
-// has it; whoever finds out that its bytes are wrong asks others. Junk that is larger than any object is crypt.ErrDamaged.
+// has it; whoever finds out that its bytes are wrong asks others. Junk that is larger than any object is crypt.ErrDamaged. Where there are replicas, they are
+// asked first during an outage.
 func (s *store) Get(ctx context.Context, name string, off, n int64, dst []byte) ([]byte, error) {
 	whole := off == 0 && n < 0
 	return s.get(ctx, name, off, n, dst, func(data []byte) error {
@@ -82,7 +93,18 @@ func (s *store) read(ctx context.Context, name string, good func(object []byte) 
 }
 
 func (s *store) get(ctx context.Context, name string, off, n int64, dst []byte, good func([]byte) error) ([]byte, error) {
+	if s.outage != nil && s.outage.is() != nil {
+		for get := range s.elsewhere(ctx, name) {
+			if other, oerr := get(off, n); oerr == nil && good(other) == nil {
+				return append(dst, other...), nil
+			}
+		}
+	}
+	began := time.Now()
 	data, err := s.Backend.Get(ctx, name, off, n, dst)
+	if s.outage != nil {
+		s.outage.note(ctx, began, err)
+	}
 	if errors.Is(err, fs.ErrInvalid) && n < 0 && off >= 0 && backend.ValidName(name) {
 		err = fmt.Errorf("%w: %v", crypt.ErrDamaged, err) // nothing is wrong with what was asked for
 	}
@@ -113,20 +135,49 @@ func (s *store) heard(name string, why error) {
 // others yields, for each other copy of an object than the newest in Backend, what reads it. What cannot be asked has none.
 func (s *store) others(ctx context.Context, name string) iter.Seq[func(off, n int64) ([]byte, error)] {
 	return func(yield func(func(off, n int64) ([]byte, error)) bool) {
-		for i, b := range append([]backend.Backend{s.Backend}, s.replicas...) {
-			if i > 0 && !yield(func(off, n int64) ([]byte, error) { return b.Get(ctx, name, off, n, nil) }) {
-				return
-			}
-			for v, err := range backend.Versions(ctx, b, name) {
-				if err != nil || ctx.Err() != nil {
-					break
-				}
-				if v.Name != name || v.Latest || v.Deleted {
-					continue
-				}
-				if !yield(func(off, n int64) ([]byte, error) { return backend.GetVersion(ctx, b, name, v.ID, off, n, nil) }) {
+		if s.outage == nil || s.outage.is() == nil {
+			for get := range older(ctx, s.Backend, name) {
+				if !yield(get) {
 					return
 				}
+			}
+		}
+		for get := range s.elsewhere(ctx, name) {
+			if !yield(get) {
+				return
+			}
+		}
+	}
+}
+
+// elsewhere is others without those in Backend.
+func (s *store) elsewhere(ctx context.Context, name string) iter.Seq[func(off, n int64) ([]byte, error)] {
+	return func(yield func(func(off, n int64) ([]byte, error)) bool) {
+		for _, r := range s.replicas {
+			if !yield(func(off, n int64) ([]byte, error) { return r.Get(ctx, name, off, n, nil) }) {
+				return
+			}
+			for get := range older(ctx, r, name) {
+				if !yield(get) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// older yields what reads the versions of an object that are not the newest.
+func older(ctx context.Context, b backend.Backend, name string) iter.Seq[func(off, n int64) ([]byte, error)] {
+	return func(yield func(func(off, n int64) ([]byte, error)) bool) {
+		for v, err := range backend.Versions(ctx, b, name) {
+			if err != nil || ctx.Err() != nil {
+				return
+			}
+			if v.Name != name || v.Latest || v.Deleted {
+				continue
+			}
+			if !yield(func(off, n int64) ([]byte, error) { return backend.GetVersion(ctx, b, name, v.ID, off, n, nil) }) {
+				return
 			}
 		}
 	}
@@ -152,7 +203,11 @@ func (s *store) all(ctx context.Context, prefix string) iter.Seq2[backend.Info, 
 	}
 	return func(yield func(backend.Info, error) bool) {
 		seen := map[string]bool{}
-		for i, b := range append([]backend.Backend{s.Backend}, s.replicas...) {
+		stores := []backend.Backend{s.Backend}
+		for _, r := range s.replicas {
+			stores = append(stores, r)
+		}
+		for i, b := range stores {
 			for info, err := range b.List(ctx, prefix) {
 				if err != nil && i > 0 && ctx.Err() == nil {
 					if s.log != nil {

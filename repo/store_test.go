@@ -175,3 +175,17 @@ func TestOlderVersions(t *testing.T) {
 	c.b = backend.AsOf(v.b, then)
 	c.everything(t, c.open(t))
 }
+
+// A marker does its work whatever is in it, and heal leaves it alone: junk above one is no reason to call a repository damaged.
+func TestOlderMarkers(t *testing.T) {
+	d := dmgFixture(t)
+	v := d.copy(t, mem.New(&mem.Options{Versions: true}))
+	names := dmgNames(t, v.b, "sessions/")
+	for _, name := range names {
+		dmgPut(t, v.b, name, []byte("junk"))
+	}
+	rep := v.check(t, nil)
+	if !rep.Sound() || len(rep.Findings) != len(names) {
+		t.Errorf("%s", dmgFindings(rep))
+	}
+}

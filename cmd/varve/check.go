@@ -116,9 +116,19 @@ func (a *app) check(ctx context.Context, o *repo.CheckOptions) error {
 		return err
 	}
 	if !report.Sound() {
-		return failed{statusFailed, "the repository is damaged: what is listed cannot be restored from it, all else can"}
+		return failed{statusFailed, damageSentence(report.Findings)}
 	}
 	return nil
+}
+
+// damageSentence says what findings that are not all harmless mean.
+func damageSentence(findings []repo.Finding) string {
+	for _, f := range findings {
+		if !f.Harmless && (!f.Elsewhere || len(f.Snapshots)+len(f.Paths) > 0) {
+			return "the repository is damaged: what is listed cannot be restored from it, all else can"
+		}
+	}
+	return "somebody overwrote objects, and all can still be restored, from their older versions: \"varve heal --replace --from\" the bucket as of the time before (as-of in its URL) puts those back on top"
 }
 
 func (a *app) reportCheck(r *repo.CheckReport, data bool, took time.Duration) error {

@@ -69,7 +69,11 @@ func TestFollow(t *testing.T) {
 			return dmgMust(dmgMust(repo.Open(t.Context(), to, mkey, nil))(t).Prune(t.Context(), o))(t)
 		}
 		var freed, removed, segments int
-		for n := range 36 {
+		nights := 36
+		if raceEnabled {
+			nights = 16
+		}
+		for n := range nights {
 			d.night(t, n)
 			if n%3 == 0 {
 				time.Sleep(time.Hour)

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/varvebackup/varve/chunk"
 	"github.com/varvebackup/varve/crypt"
 )
 
@@ -46,4 +47,16 @@ func IndexedContent(ctx context.Context, r *Repo) (sum int64, err error) {
 // TokenFile returns the path of a series' token file.
 func TokenFile(r *Repo, series string) string {
 	return filepath.Join(r.cache.dir, "tokens", tokenFile(r, series))
+}
+
+// SetStreams lets an open repository cut streams otherwise than its config says.
+func SetStreams(r *Repo, p chunk.Params) { r.config.Streams = paramsOf(p) }
+
+// IndexLen returns how many blobs the index names, each copy counted.
+func IndexLen(ctx context.Context, r *Repo) (int, error) {
+	v, err := r.loadView(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return v.x.Len(), nil
 }

@@ -593,22 +593,14 @@ func (p *pruner) condemn(ctx context.Context, s *survey) ([]pack.ID, error) {
 	}
 	// What young packs need as a base: their sessions may be running.
 	bases := map[pack.ID]bool{}
-	stored := make([]int64, x.Packs()) // bytes of frames, by number
 	for n := range x.Frames() {
 		f := x.Frame(uint32(n))
-		stored[f.Pack] += int64(f.Stored)
 		if id := x.Pack(f.Pack).ID; len(f.Bases) > 0 && !old(id) && !broken.noBases {
 			for _, b := range f.Bases {
 				for _, c := range x.Find(nil, b, x.Kind(uint32(n))) {
 					bases[x.Pack(x.Frame(c.Frame).Pack).ID] = true
 				}
 			}
-		}
-	}
-	frames := make(map[pack.ID]int64, len(s.stats)) // bytes of all frames of a pack
-	for i := range s.stats {
-		for _, n := range s.stats[i].Numbers {
-			frames[s.stats[i].ID] = max(frames[s.stats[i].ID], stored[n])
 		}
 	}
 	var dead []pack.ID
@@ -622,14 +614,14 @@ func (p *pruner) condemn(ctx context.Context, s *survey) ([]pack.ID, error) {
 		info, there := s.packs[st.ID]
 		if state != index.Freed && there {
 			p.rep.Stored += info.Size
-			p.rep.Live += st.Live
+			p.rep.Live += int64(float64(info.Size) * min(1, float64(st.Live)/float64(max(1, st.All))))
 		}
 		switch {
 		case state != index.Live || bases[st.ID]:
 		case len(st.Frames) == 0 && (old(st.ID) || !there && p.unborn(x, st)):
 			dead = append(dead, st.ID)
 		case !old(st.ID):
-		case p.waste(st, frames[st.ID], info.Size) >= wasteful:
+		case p.useful(s, st) <= 1-wasteful:
 			worth = append(worth, st)
 		case info.Size < sizes.smallPack:
 			tier := 0
@@ -648,7 +640,7 @@ func (p *pruner) condemn(ctx context.Context, s *survey) ([]pack.ID, error) {
 		}
 	}
 	slices.SortFunc(worth, func(a, b *collect.Pack) int {
-		fa, fb := float64(p.live(a))/float64(s.packs[a.ID].Size), float64(p.live(b))/float64(s.packs[b.ID].Size)
+		fa, fb := p.useful(s, a), p.useful(s, b)
 		switch {
 		case fa < fb:
 			return -1
@@ -701,15 +693,17 @@ func (p *pruner) unborn(x *index.Index, st *collect.Pack) bool {
 	return true
 }
 
-// live returns how many bytes of a pack a copy of what is needed in it takes.
-func (p *pruner) live(st *collect.Pack) (n int64) {
-	if p.repo.keys.Role() == crypt.Owner {
-		return st.Live
+// useful returns which share of a pack would be in a copy of it: as much as repack leaves, so that what it made is not worth it again. Frames stand for the pack, for the
+// directory shrinks with them.
+func (p *pruner) useful(s *survey, st *collect.Pack) float64 {
+	x := s.view.x
+	n := 0.0
+	for _, f := range st.Frames {
+		share := 1.0
+		if p.apart(s, f, x.Kind(f)) {
+			share = s.share(f)
+		}
+		n += share * float64(x.Frame(f).Stored)
 	}
-	return st.Stored
-}
-
-// waste returns the share of a pack that a copy would not have. What a pack takes besides its frames, the copy takes too.
-func (p *pruner) waste(st *collect.Pack, frames, size int64) float64 {
-	return float64(frames-p.live(st)) / float64(size)
+	return n / float64(max(1, st.All))
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // sparse is the share of a frame's plaintext below which a key that can open it takes the frame apart.
-const sparse = 0.75
+const sparse = 1 - wasteful
 
 // maxSections bounds the sections of a pack that is copied together, of 255.
 const maxSections = 200
@@ -183,7 +183,7 @@ func (c *repacker) pack(ctx context.Context, st *collect.Pack, object []byte) (w
 		own := *at[f.Offset]
 		section := dir.Sections[own.Section]
 		sealed := object[own.Offset : own.Offset+own.Stored]
-		if c.apart(n, section.Kind) {
+		if c.p.apart(c.s, n, section.Kind) {
 			ok, err := c.takeApart(ctx, n, f.Birth, section, &own)
 			if err != nil {
 				return false, err
@@ -200,25 +200,25 @@ func (c *repacker) pack(ctx context.Context, st *collect.Pack, object []byte) (w
 }
 
 // apart tells whether frame n is to be opened, and its blobs put into another one: little of it is needed, and this key can.
-func (c *repacker) apart(n uint32, kind uint8) bool {
-	role := c.p.repo.keys.Role()
+func (p *pruner) apart(s *survey, n uint32, kind uint8) bool {
+	role := p.repo.keys.Role()
 	if role != crypt.Owner && (role != crypt.Maintainer || kind != crypt.SectionTree) {
 		return false
 	}
-	return c.live(n) < sparse
+	return s.share(n) < sparse
 }
 
-// live returns the share of a frame's plaintext that is kept.
-func (c *repacker) live(n uint32) float64 {
-	if c.s.live == nil {
-		x := c.s.view.x
-		c.s.live = make([]uint32, x.Frames())
-		for o := range c.s.kept.Copies.All() {
+// share returns the share of a frame's plaintext that is kept.
+func (s *survey) share(n uint32) float64 {
+	x := s.view.x
+	if s.live == nil {
+		s.live = make([]uint32, x.Frames())
+		for o := range s.kept.Copies.All() {
 			_, copy := x.At(o)
-			c.s.live[copy.Frame] += copy.Length
+			s.live[copy.Frame] += copy.Length
 		}
 	}
-	return float64(c.s.live[n]) / float64(c.s.view.x.Frame(n).Plain)
+	return float64(s.live[n]) / float64(x.Frame(n).Plain)
 }
 
 // takeApart moves the needed blobs of a frame to a loose one. ok is false if the frame is not what it should be, which a copy does not make worse.

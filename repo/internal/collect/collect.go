@@ -114,6 +114,7 @@ type Pack struct {
 	Numbers []uint32 // in the index: one for each segment that describes it
 	Frames  []uint32 // with something that is kept, in the order of their offsets; each once
 	Stored  int64    // bytes of those frames
+	All     int64    // bytes of all of its frames, as the segment says that tells of most
 	Live    int64    // bytes of them that what is kept takes, by its share of the plaintext
 }
 
@@ -124,6 +125,7 @@ func (k *Kept) Packs(x *index.Index) []Pack {
 		_, c := x.At(o)
 		live[c.Frame] += c.Length // blobs of a frame don't overlap, in what an honest writer put
 	}
+	stored := make([]int64, x.Packs()) // bytes of frames, by number
 	at := make(map[pack.ID]int, x.Packs())
 	var packs []Pack
 	for i := range x.Packs() {
@@ -137,11 +139,13 @@ func (k *Kept) Packs(x *index.Index) []Pack {
 		packs[j].Numbers = append(packs[j].Numbers, uint32(i))
 	}
 	for n, plain := range live {
+		f := x.Frame(uint32(n))
+		p := &packs[at[x.Pack(f.Pack).ID]]
+		stored[f.Pack] += int64(f.Stored)
+		p.All = max(p.All, stored[f.Pack])
 		if plain == 0 {
 			continue
 		}
-		f := x.Frame(uint32(n))
-		p := &packs[at[x.Pack(f.Pack).ID]]
 		p.Frames = append(p.Frames, uint32(n))
 		p.Stored += int64(f.Stored)
 		p.Live += int64(float64(f.Stored) * min(1, float64(plain)/float64(f.Plain)))

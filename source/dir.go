@@ -7,6 +7,7 @@ import (
 	"iter"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/varvebackup/varve/repo"
 )
@@ -26,12 +27,26 @@ type DirOptions struct {
 	// "logs/**/*.gz", "!keep.tmp". The last pattern that matches decides; nothing below an excluded folder can be kept.
 	Exclude []string
 
+	// IgnoreFiles are names of files, such as ".gitignore", whose lines are patterns for the folder that they lie in and all
+	// below it, as git reads them: of several that decide, those of the deepest folder count, and Exclude before all. They
+	// are read when a folder is listed, and are entries like others. One that can't be read, or is no regular file, hides
+	// nothing; of one that is longer than 1 MiB, nothing beyond that counts.
+	IgnoreFiles []string
+
+	// ExcludeCaches hides what is in folders that say of themselves that it can be made again: those below the root that
+	// hold a CACHEDIR.TAG (https://bford.info/cachedir/), of which that file is all that is to be seen.
+	ExcludeCaches bool
+
 	// OneFileSystem leaves out what lies on another file system than the root. The folders on which others are mounted
 	// appear, empty.
 	OneFileSystem bool
 
 	// NoXattrs makes Xattrs return none. The tokens are others then.
 	NoXattrs bool
+
+	// Temp is a folder for parts of the listings of very large folders, in files that have no name, or are the user's own
+	// and soon removed. Empty: os.TempDir.
+	Temp string
 }
 
 // A Tree is an fs.FS over a folder on disk. See Dir.
@@ -40,10 +55,13 @@ type DirOptions struct {
 type Tree struct {
 	o      DirOptions
 	ignore ignore
+	rules  rulesCache
 	root   *handle
-	dev    uint64    // of the root
-	owners owners    // names of user and group ids
-	bufs   sync.Pool // *[]byte, for listings
+	dev    uint64       // of the root
+	owners owners       // names of user and group ids
+	bufs   sync.Pool    // *[]byte, for listings
+	run    int          // bytes of memory for a listing
+	held   atomic.Int64 // bytes of the listings that are in use
 
 	mu     sync.Mutex // guards closed, kept and the state of every handle
 	closed bool
@@ -68,7 +86,7 @@ type Tree struct {
 //
 // Errors are *fs.PathError, with the path below the root. After Close all is fs.ErrClosed, but for opened files.
 func Dir(path string, o *DirOptions) (*Tree, error) {
-	t := &Tree{}
+	t := &Tree{run: namesRun}
 	if o != nil {
 		t.o = *o
 		t.ignore = parseIgnore(o.Exclude)
@@ -186,7 +204,7 @@ func (t *Tree) readLink(name string) (string, error) {
 		return "", err
 	}
 	defer h.release()
-	if len(t.ignore) > 0 || t.o.OneFileSystem {
+	if t.selects() || t.o.OneFileSystem {
 		if _, err := t.lstat(h, name, base); err != nil {
 			return "", err
 		}
@@ -213,7 +231,7 @@ func (t *Tree) xattrs(name string) (map[string][]byte, error) {
 	if t.o.NoXattrs {
 		return nil, nil
 	}
-	if len(t.ignore) > 0 || t.o.OneFileSystem {
+	if t.selects() || t.o.OneFileSystem {
 		if _, err := t.lstat(h, name, base); err != nil {
 			return nil, err
 		}
@@ -226,8 +244,9 @@ func (t *Tree) ReadDir(name string) ([]fs.DirEntry, error) {
 	return collect(t.Entries(context.Background(), name))
 }
 
-// Entries lists a folder, sorted by the bytes of the names, in about 40 bytes of memory an entry. The folder stays open
-// meanwhile, so that an entry's Info costs least before the iteration ends; it may be called later all the same.
+// Entries lists a folder, sorted by the bytes of the names, in a few MiB of memory however many there are. The folder stays
+// open meanwhile, so that an entry's Info costs least before the iteration ends; it may be called later all the same, and
+// for several entries at once.
 func (t *Tree) Entries(ctx context.Context, dir string) iter.Seq2[fs.DirEntry, error] {
 	return func(yield func(fs.DirEntry, error) bool) {
 		h, l, err := t.list(ctx, dir)
@@ -236,6 +255,7 @@ func (t *Tree) Entries(ctx context.Context, dir string) iter.Seq2[fs.DirEntry, e
 			return
 		}
 		defer h.finish()
+		defer l.close()
 		for e, err := range t.entries(ctx, h, l) {
 			if err != nil {
 				yield(nil, pathError("readdir", dir, err))
@@ -248,8 +268,8 @@ func (t *Tree) Entries(ctx context.Context, dir string) iter.Seq2[fs.DirEntry, e
 	}
 }
 
-// list opens the folder at path and reads the names in it. The caller calls finish.
-func (t *Tree) list(ctx context.Context, path string) (*handle, *names, error) {
+// list opens the folder at path and reads the names in it. The caller calls finish of the handle, and close of the names.
+func (t *Tree) list(ctx context.Context, path string) (*handle, *folderNames, error) {
 	dir, err := t.openDir(path, true)
 	if err != nil {
 		return nil, nil, err
@@ -258,39 +278,68 @@ func (t *Tree) list(ctx context.Context, path string) (*handle, *names, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	l := new(names)
+	l := &folderNames{t: t, names: names{temp: t.o.Temp, limit: t.run}}
+	if t.held.Load() > namesAll {
+		l.limit = min(l.limit, namesLow)
+	}
 	if !t.o.OneFileSystem || h.id.dev == t.dev {
 		buf, _ := t.bufs.Get().(*[]byte)
 		if buf == nil {
 			b := make([]byte, 32<<10)
 			buf = &b
 		}
-		err = dir.names(ctx, *buf, l)
+		err = dir.names(ctx, *buf, &l.names)
 		t.bufs.Put(buf)
+		if err == nil {
+			err = l.finish()
+		}
 		if err != nil {
+			l.close()
 			h.finish()
 			return nil, nil, err
 		}
-		l.sort()
+		l.hold()
+	}
+	if t.selects() {
+		l.levels = t.levels(path, &dir)
 	}
 	h.keep()
 	return h, l, nil
 }
 
+// folderNames are the names in a folder, and what decides which of them are to be seen.
+type folderNames struct {
+	names
+	t      *Tree
+	held   int64
+	levels []level
+}
+
+func (l *folderNames) hold() {
+	l.held = int64(l.bytes)
+	l.t.held.Add(l.held)
+}
+
+func (l *folderNames) close() {
+	l.t.held.Add(-l.held)
+	l.held = 0
+	l.names.close()
+}
+
 // entries yields what is to be seen of l, the names in h.
-func (t *Tree) entries(ctx context.Context, h *handle, l *names) iter.Seq2[*entry, error] {
+func (t *Tree) entries(ctx context.Context, h *handle, l *folderNames) iter.Seq2[*entry, error] {
 	return func(yield func(*entry, error) bool) {
+		selects := t.selects()
 		var path []byte // of the entry, for the patterns
-		if len(t.ignore) > 0 && h.path != "." {
+		if selects && h.path != "." {
 			path = append(append(path, h.path...), '/')
 		}
 		prefix := len(path)
-		for i := range l.count {
-			if i%1024 == 0 && ctx.Err() != nil {
-				yield(nil, ctx.Err())
-				return
+		n, left := 0, false
+		err := l.each(func(kind byte, name string) bool {
+			if n++; n%1024 == 0 && ctx.Err() != nil {
+				return false
 			}
-			kind, name := l.at(i)
 			e := &entry{h: h, name: name, mode: kindModes[kind]}
 			if kind == kindUnknown || t.o.OneFileSystem {
 				fi, err := e.lstat()
@@ -298,21 +347,29 @@ func (t *Tree) entries(ctx context.Context, h *handle, l *names) iter.Seq2[*entr
 					e.mode = 0 // listed all the same: its Info says why
 				} else {
 					if t.elsewhere(fi) {
-						continue
+						return true
 					}
 					e.mode = fi.mode.Type()
 					e.first.Store(fi)
 				}
 			}
-			if len(t.ignore) > 0 {
+			if selects {
 				path = append(path[:prefix], name...)
-				if t.ignore.match(path, e.IsDir()) {
-					continue
+				if t.hides(l.levels, path, e.IsDir()) {
+					return true
 				}
 			}
-			if !yield(e, nil) {
-				return
-			}
+			left = !yield(e, nil)
+			return !left
+		})
+		if left {
+			return
+		}
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			yield(nil, err)
 		}
 	}
 }

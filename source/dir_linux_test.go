@@ -371,6 +371,51 @@ func TestDirSparse(t *testing.T) {
 	}
 }
 
+// Of a file with very many holes the longest are kept.
+func TestDirManyExtents(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
+	must(t, err)
+	defer f.Close()
+	const step = 32 << 10
+	off := int64(0)
+	var data []int64
+	for i := range 200 {
+		off += step
+		if i%50 == 25 {
+			off += 8 << 20
+		}
+		_, err := f.WriteAt([]byte("data"), off)
+		must(t, err)
+		data = append(data, off)
+	}
+	all, err := source.Extents(f, 1000)
+	must(t, err)
+	if len(all) != len(data) {
+		t.Skipf("%d extents of %d: not a file system for this", len(all), len(data))
+	}
+	for _, most := range []int{199, 60, 5} {
+		some, err := source.Extents(f, most)
+		must(t, err)
+		if len(some) > most || len(some) < 5 {
+			t.Errorf("at most %d: %d", most, len(some))
+		}
+		i := 0
+		end := int64(0)
+		for _, x := range some {
+			if x.Offset <= end || x.Length <= 0 {
+				t.Errorf("at most %d: %v behind %d", most, x, end)
+			}
+			end = x.Offset + x.Length
+			for i < len(data) && data[i] >= x.Offset && data[i]+4 <= end {
+				i++
+			}
+		}
+		if i != len(data) {
+			t.Errorf("at most %d: %d of %d", most, i, len(data))
+		}
+	}
+}
+
 // What is opened is asked afresh, so that a change during reading shows.
 func TestDirToken(t *testing.T) {
 	root := t.TempDir()

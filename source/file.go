@@ -155,12 +155,17 @@ func (d *folder) list() error {
 		return err
 	}
 	if h.id != d.h.id {
+		l.close()
 		h.finish()
 		return fs.ErrNotExist // another folder has its place
 	}
+	defer l.close()
 	d.h.finish()
 	d.h, d.listed = h, true
-	for e := range d.t.entries(ctx, h, l) {
+	for e, err := range d.t.entries(ctx, h, l) {
+		if err != nil {
+			return err
+		}
 		d.rest = append(d.rest, e)
 	}
 	return nil

@@ -59,6 +59,12 @@ func trimSpaces(s string) string {
 // match reports whether the entry at path is excluded by a pattern of its own. That a folder above it is excluded is
 // for the caller to know: nothing below such a folder can be kept. The last pattern that matches decides.
 func (ig ignore) match(path []byte, folder bool) bool {
+	excluded, _ := ig.decide(path, folder)
+	return excluded
+}
+
+// decide is match that also tells whether any pattern matches.
+func (ig ignore) decide(path []byte, folder bool) (excluded, decided bool) {
 	base := path[bytes.LastIndexByte(path, '/')+1:]
 	for i := len(ig) - 1; i >= 0; i-- {
 		p := &ig[i]
@@ -76,19 +82,19 @@ func (ig ignore) match(path []byte, folder bool) bool {
 		}
 		if p.literal == len(p.text) {
 			if len(text) == p.literal {
-				return !p.negated
+				return !p.negated, true
 			}
 			continue
 		}
 		if skip := p.literal; !p.base {
 			if wild(p.text[skip:], text[skip:], true) == matched {
-				return !p.negated
+				return !p.negated, true
 			}
 		} else if wild(p.text, text, false) == matched {
-			return !p.negated
+			return !p.negated, true
 		}
 	}
-	return false
+	return false, false
 }
 
 // The outcomes of wild. The aborts keep backtracking short: no longer text for the innermost star can help.

@@ -17,7 +17,7 @@ func (t *Tree) lstat(h *handle, name, base string) (*info, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t.elsewhere(fi) || len(t.ignore) > 0 && name != "." && t.ignore.match([]byte(name), fi.IsDir()) {
+	if t.elsewhere(fi) || t.hidden(name, fi.IsDir()) {
 		return nil, fs.ErrNotExist
 	}
 	return fi, nil
@@ -28,7 +28,7 @@ func (t *Tree) openDir(path string, list bool) (sysDir, error) {
 	if err := t.visible(path); err != nil {
 		return sysDir{}, err
 	}
-	if len(t.ignore) > 0 && path != "." && t.ignore.match([]byte(path), true) {
+	if t.hidden(path, true) {
 		return sysDir{}, fs.ErrNotExist
 	}
 	dir, err := t.resolve(path, list)
@@ -62,22 +62,15 @@ func (t *Tree) visible(path string) error {
 	if path == "." {
 		return nil
 	}
-	var raw []byte
-	if len(t.ignore) > 0 {
-		raw = []byte(path)
-	}
-	for from := 0; from <= len(path); {
-		to := len(path)
-		if n := strings.IndexByte(path[from:], '/'); n >= 0 {
-			to = from + n
-		}
-		if !validName(path[from:to]) {
+	for elem := range strings.SplitSeq(path, "/") {
+		if !validName(elem) {
 			return fs.ErrInvalid
 		}
-		if to < len(path) && t.ignore.match(raw[:min(to, len(raw))], true) {
+	}
+	if i := strings.LastIndexByte(path, '/'); i >= 0 && t.selects() {
+		if _, ok := t.passage(path[:i]); !ok {
 			return fs.ErrNotExist
 		}
-		from = to + 1
 	}
 	return nil
 }

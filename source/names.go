@@ -2,16 +2,38 @@ package source
 
 import (
 	"cmp"
+	"container/heap"
 	"encoding/binary"
+	"errors"
+	"io"
+	"os"
 	"slices"
 	"strings"
 )
 
-// names is the listing of a folder: a million names take their own bytes and 19 more each.
+const (
+	// namesRun is how much memory a listing takes before it goes to disk as a sorted run: some 100,000 names. Once the listings that
+	// are under way in a Tree hold namesAll together, those that begin make do with namesLow.
+	namesRun = 4 << 20
+	namesAll = 16 << 20
+	namesLow = 128 << 10
+
+	namesBlock = 32 << 10 // of a run; one for each run is in memory while runs are merged
+)
+
+// names is the listing of a folder, sorted in bounded memory: what is more than that goes to a file without a name, in
+// sorted runs that are merged as they are read (Knuth 5.4.1).
 type names struct {
+	limit int    // of bytes in memory; 0: none
+	temp  string // folder for the file; "" is the system's
+
 	chunks []string  // records of packName, one after another; a name in use keeps only its chunk alive
 	count  int       // of the records; after sort, of the names
+	bytes  int       // that they take
 	refs   []nameRef // sorted, after sort
+
+	file *os.File // of the runs
+	runs []int64  // where each ends in file
 }
 
 type nameRef struct {
@@ -32,21 +54,81 @@ func unpackName(chunk string, off uint32) (kind byte, name string) {
 }
 
 // add takes over count records; it copies chunk.
-func (l *names) add(chunk []byte, count int) {
-	if count > 0 {
-		l.chunks = append(l.chunks, string(chunk))
-		l.count += count
+func (l *names) add(chunk []byte, count int) error {
+	if count == 0 {
+		return nil
+	}
+	l.chunks = append(l.chunks, string(chunk))
+	l.count += count
+	l.bytes += len(chunk) + 16*count
+	if l.limit > 0 && l.bytes > l.limit {
+		return l.spill()
+	}
+	return nil
+}
+
+// spill writes what is in memory to the file, as a run: blocks of records, each behind its length.
+func (l *names) spill() (err error) {
+	if l.file == nil {
+		if l.file, err = tempFile(l.temp); err != nil {
+			return err
+		}
+	}
+	l.sort()
+	end := int64(0)
+	if n := len(l.runs); n > 0 {
+		end = l.runs[n-1]
+	}
+	block := make([]byte, 4, namesBlock)
+	flush := func() {
+		binary.LittleEndian.PutUint32(block, uint32(len(block)-4))
+		if _, werr := l.file.WriteAt(block, end); err == nil {
+			err = werr
+		}
+		end += int64(len(block))
+		block = block[:4]
+	}
+	for i := range l.count {
+		kind, name := l.at(i)
+		if len(block)+3+len(name) > namesBlock && len(block) > 4 {
+			flush()
+		}
+		block = append(append(block, kind, byte(len(name)>>8), byte(len(name))), name...)
+	}
+	flush()
+	l.runs = append(l.runs, end)
+	clear(l.chunks)
+	l.chunks, l.refs, l.count, l.bytes = l.chunks[:0], l.refs[:0], 0, 0
+	return err
+}
+
+// finish ends the adding.
+func (l *names) finish() error {
+	if l.file != nil && l.count > 0 {
+		err := l.spill()
+		l.chunks, l.refs = nil, nil
+		return err
+	}
+	l.sort()
+	return nil
+}
+
+// close removes what is on disk.
+func (l *names) close() {
+	if l.file != nil {
+		closeTemp(l.file)
+		l.file = nil
 	}
 }
 
-// sort puts the names into the order of their bytes, each once: the system may list a name twice if the folder changes
-// meanwhile, and what it said last counts.
+// sort puts the names in memory into the order of their bytes, each once: the system may list a name twice if the folder
+// changes meanwhile, and what it said last counts.
 func (l *names) sort() {
 	if l.count == 0 {
 		return
 	}
 	_, prefix := unpackName(l.chunks[0], 0)
-	l.refs = make([]nameRef, 0, l.count)
+	l.refs = slices.Grow(l.refs[:0], l.count)
 	for c, chunk := range l.chunks {
 		for off := uint32(0); off < uint32(len(chunk)); {
 			_, name := unpackName(chunk, off)
@@ -88,4 +170,107 @@ func (l *names) sort() {
 func (l *names) at(i int) (kind byte, name string) {
 	r := l.refs[i]
 	return unpackName(l.chunks[r.chunk], r.off)
+}
+
+// each calls yield with each name once, in the order of the bytes, until it returns false. finish comes first.
+func (l *names) each(yield func(kind byte, name string) bool) error {
+	if l.file == nil {
+		for i := range l.count {
+			if !yield(l.at(i)) {
+				return nil
+			}
+		}
+		return nil
+	}
+	var h runHeap
+	buf := make([]byte, namesBlock)
+	start := int64(0)
+	for i, end := range l.runs {
+		r := &nameRun{number: i, pos: start, end: end}
+		start = end
+		if ok, err := r.next(l.file, buf); err != nil {
+			return err
+		} else if ok {
+			h = append(h, r)
+		}
+	}
+	heap.Init(&h)
+	last, any := "", false
+	for len(h) > 0 {
+		r := h[0]
+		kind, name := r.kind, r.name
+		if !any || name != last {
+			if !yield(kind, name) {
+				return nil
+			}
+			last, any = name, true
+		}
+		switch ok, err := r.next(l.file, buf); {
+		case err != nil:
+			return err
+		case ok:
+			heap.Fix(&h, 0)
+		default:
+			heap.Pop(&h)
+		}
+	}
+	return nil
+}
+
+// A nameRun is where the reading of a run has come to.
+type nameRun struct {
+	number   int
+	pos, end int64  // of the next block
+	block    string // a name in use keeps only its block alive
+	off      uint32
+	kind     byte
+	name     string
+}
+
+var errRun = errors.New("a sorted part of the listing cannot be read back")
+
+func (r *nameRun) next(file io.ReaderAt, buf []byte) (bool, error) {
+	if r.off == uint32(len(r.block)) {
+		if r.pos == r.end {
+			return false, nil
+		}
+		n, err := file.ReadAt(buf[:min(int64(len(buf)), r.end-r.pos)], r.pos)
+		if err != nil {
+			return false, errors.Join(errRun, err)
+		}
+		size := int64(binary.LittleEndian.Uint32(buf))
+		if size == 0 || r.pos+4+size > r.end {
+			return false, errRun
+		}
+		if int(size) > n-4 { // one name of that length
+			buf = make([]byte, 4+size)
+			if _, err := file.ReadAt(buf, r.pos); err != nil {
+				return false, errors.Join(errRun, err)
+			}
+		}
+		r.block, r.off = string(buf[4:4+size]), 0
+		r.pos += 4 + size
+	}
+	r.kind, r.name = unpackName(r.block, r.off)
+	r.off += 3 + uint32(len(r.name))
+	return true, nil
+}
+
+// A runHeap has the run with the smallest name at the top; of equal names the one that was listed last.
+type runHeap []*nameRun
+
+func (h runHeap) Len() int { return len(h) }
+func (h runHeap) Less(i, j int) bool {
+	if c := strings.Compare(h[i].name, h[j].name); c != 0 {
+		return c < 0
+	}
+	return h[i].number > h[j].number
+}
+func (h runHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h *runHeap) Push(any)     { panic("source: runs are never added") }
+func (h *runHeap) Pop() any {
+	old := *h
+	last := old[len(old)-1]
+	*h = old[:len(old)-1]
+	return last
 }

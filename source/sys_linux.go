@@ -93,9 +93,26 @@ func (d sysDir) names(ctx context.Context, buf []byte, l *names) error {
 			}
 			b = b[size:]
 		}
-		l.add(packed, count)
+		if err := l.add(packed, count); err != nil {
+			return err
+		}
 	}
 	return ctx.Err()
+}
+
+// maxExtents bounds what is kept of a file's extents. Those of a file that has more are joined over its shortest holes, which are
+// then data like other zeros.
+const maxExtents = 1 << 18
+
+// appendExtent appends x to list, or joins it to the last one if the hole between is shorter than least.
+func appendExtent(list []repo.Extent, x repo.Extent, least int64) []repo.Extent {
+	if n := len(list); n > 0 {
+		if last := &list[n-1]; x.Offset-last.Offset-last.Length < least {
+			last.Length = x.Offset + x.Length - last.Offset
+			return list
+		}
+	}
+	return append(list, x)
 }
 
 // extents asks for the data of f if it takes less room than its size.
@@ -106,14 +123,14 @@ func extents(f *os.File) ([]repo.Extent, error) {
 	}
 	var list []repo.Extent
 	var seekErr error
-	err = c.Control(func(fd uintptr) { list, seekErr = seekExtents(int(fd)) })
+	err = c.Control(func(fd uintptr) { list, seekErr = seekExtents(int(fd), maxExtents) })
 	if err == nil {
 		err = seekErr
 	}
 	return list, err
 }
 
-func seekExtents(fd int) (list []repo.Extent, err error) {
+func seekExtents(fd, most int) (list []repo.Extent, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, err
@@ -130,6 +147,7 @@ func seekExtents(fd int) (list []repo.Extent, err error) {
 			err = e
 		}
 	}()
+	least := int64(0)      // holes that are shorter are not kept
 	list = []repo.Extent{} // a file that is one hole has no data, but is not unknown
 	for off := int64(0); off < st.Size; {
 		data, err := unix.Seek(fd, off, unix.SEEK_DATA)
@@ -152,7 +170,15 @@ func seekExtents(fd int) (list []repo.Extent, err error) {
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, repo.Extent{Offset: data, Length: min(hole, st.Size) - data})
+		list = appendExtent(list, repo.Extent{Offset: data, Length: min(hole, st.Size) - data}, least)
+		for len(list) > most {
+			least = max(2*least, 8<<10)
+			all := list
+			list = list[:0]
+			for _, x := range all {
+				list = appendExtent(list, x, least)
+			}
+		}
 		off = hole
 	}
 	return list, nil

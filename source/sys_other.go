@@ -106,7 +106,9 @@ func (d sysDir) names(ctx context.Context, buf []byte, l *names) error {
 		for _, name := range batch {
 			packed = packName(packed, kindUnknown, []byte(name))
 		}
-		l.add(packed, len(batch))
+		if err := l.add(packed, len(batch)); err != nil {
+			return err
+		}
 		if err == io.EOF {
 			return nil
 		}

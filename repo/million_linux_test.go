@@ -1,0 +1,86 @@
+package repo_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/varvebackup/varve/backend/dir"
+)
+
+// millionFiles is how many files the folder of TestMillion has: a million with VARVE_TEST_LONG=1.
+func millionFiles() int {
+	if long() {
+		return 1_000_000
+	}
+	return 30_000
+}
+
+// millionPlant makes n files in one folder, each of another content, older than the margin for change tokens.
+func millionPlant(t testing.TB, dir string, n int) {
+	t.Helper()
+	treeMust(t, os.Mkdir(dir, 0o755))
+	for i := range n {
+		treeMust(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("image-%07d.jpeg", i*7919%n)), fmt.Appendf(nil, "content %d", i), 0o644))
+	}
+	time.Sleep(2100 * time.Millisecond)
+}
+
+// A folder of a million files: the memory of its backups, what one new file costs, and, reported and not asserted, the time of an unchanged backup against that of find.
+func TestMillion(t *testing.T) {
+	if crashRss() == 0 {
+		t.Skip("this system does not tell RssAnon")
+	}
+	n := millionFiles()
+	if raceEnabled {
+		n = 3000
+	}
+	tmp := treeTemp(t)
+	tree := filepath.Join(tmp, "tree")
+	millionPlant(t, tree, n)
+	b, err := dir.Create(filepath.Join(tmp, "repo"))
+	crashMust(t, err)
+	_, key := crashRepo(t, b, nil)
+	job := crashJob{Repo: filepath.Join(tmp, "repo"), Key: key.Text(), Series: "shop", Cache: filepath.Join(tmp, "cache"), Dir: tree, Memory: true}
+	const budget = 128 << 20
+	backup := func(what string, job crashJob) *crashResult {
+		t.Helper()
+		_, _, wait := crashStart(t, job)
+		res, err := wait()
+		crashMust(t, err)
+		t.Logf("%s: %v, read %d bytes, stored %d, RssAnon %.1f MiB above the idle %.1f", what, res.Duration.Round(time.Millisecond), res.Stats.Read, res.Stats.Stored,
+			float64(res.Peak-res.Idle)/(1<<20), float64(res.Idle)/(1<<20))
+		if res.Peak-res.Idle > budget && !raceEnabled {
+			t.Errorf("%s took %d bytes of memory, at most %d", what, res.Peak-res.Idle, budget)
+		}
+		return res
+	}
+	first := backup("the first", job)
+	if first.Stats.Files != int64(n) {
+		t.Errorf("%d files, want %d", first.Stats.Files, n)
+	}
+	var ours, find []time.Duration
+	for range 5 {
+		res := backup("unchanged", job)
+		if res.Stats.Read != 0 || res.Stats.New != 0 {
+			t.Errorf("an unchanged folder: %+v", res.Stats)
+		}
+		ours = append(ours, res.Duration)
+		begun := time.Now()
+		crashMust(t, exec.Command("find", tree, "-printf", `%s %T@\n`).Run())
+		find = append(find, time.Since(begun))
+	}
+	slices.Sort(ours)
+	slices.Sort(find)
+	t.Logf("unchanged: %.2f times as long as find's %v, on %d processors", ours[2].Seconds()/find[2].Seconds(), find[2].Round(time.Millisecond), runtime.GOMAXPROCS(0))
+
+	crashMust(t, os.WriteFile(filepath.Join(tree, "image-0000000.png"), []byte("new"), 0o644))
+	if more := backup("one new file", job); more.Stats.Stored > 200_000 || more.Stats.Read != 3 {
+		t.Errorf("one new file: %+v", more.Stats)
+	}
+}

@@ -125,7 +125,7 @@ func (r *Repo) runSession(ctx context.Context, s *session, series string, fsys f
 	tokens := newTokenWriter(r, series)
 	defer tokens.abort()
 	p := newPipeline(ctx, s, tokens, max(streams.Max, files.Max, maxBlock))
-	w := &walker{p: p, fsys: fsys, begun: s.begun, tolerate: o.Tolerate, cutStreams: cutStreams, cutFiles: cutFiles}
+	w := &walker{p: p, fsys: fsys, begun: s.begun, tolerate: o.Tolerate, parent: parent, cutStreams: cutStreams, cutFiles: cutFiles}
 	stop := report(o.Progress, func() Progress {
 		return Progress{Stats: p.stats(), Path: w.at(), Elapsed: time.Since(s.begun)}
 	})

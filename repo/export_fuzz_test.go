@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/zeebo/blake3"
+
 	"github.com/varvebackup/varve/crypt"
 	"github.com/varvebackup/varve/repo/internal/tree"
 )
@@ -92,29 +94,34 @@ func ReadTokens(keys *crypt.Keys, dir string, data []byte) ([]string, error) {
 		return nil, err
 	}
 	t := openTokens(r, "shop", func(string) int { return 0 })
+	if t == nil {
+		return nil, nil
+	}
 	defer t.close()
 	var paths []string
-	for t != nil && !t.done {
-		paths = append(paths, t.path)
+	for !t.done {
+		paths = append(paths, string(t.path))
+		if err := t.each(10, func([]tree.Piece) error { return nil }); err != nil {
+			return paths, err
+		}
 		t.next()
 	}
 	return paths, nil
 }
 
-// TokenSeed is the content of a token file.
+// TokenSeed is the content of a token file: of a with more pieces than a part has, of a file that was taken back, and of b/c.
 func TokenSeed() []byte {
-	var b bytes.Buffer
-	enc := tree.NewEncoder(&b)
 	id := bytes.Repeat([]byte{7}, 32)
-	for _, rec := range []tokenRecord{
-		{Pieces: []tree.Piece{{Length: 5, ID: id}}},
-		{Pieces: []tree.Piece{{Length: 9}}, End: true, Path: []byte("a"), Token: id[:16]},
-		{End: true},
-		{End: true, Path: []byte("b/c"), Token: id[:16], Xattrs: []tree.Xattr{{Name: []byte("user.x"), Value: []byte("y")}}},
-	} {
-		if err := enc.Encode(&rec); err != nil {
-			panic(err)
-		}
+	w := &tokenWriter{sum: blake3.New()}
+	for i := range tokenPieces + 1 {
+		w.piece(uint64(i)+1, id)
 	}
-	return b.Bytes()
+	w.piece(9, nil)
+	w.end("a", &tree.Entry{Token: id[:16]})
+	for range tokenPieces + 1 {
+		w.piece(1, nil)
+	}
+	w.drop()
+	w.end("b/c", &tree.Entry{Token: id[:16], Xattrs: []tree.Xattr{{Name: []byte("user.x"), Value: []byte("y")}}})
+	return w.out
 }

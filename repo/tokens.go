@@ -3,35 +3,33 @@ package repo
 import (
 	"bufio"
 	"bytes"
+	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash"
 	"io"
+	"iter"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
-	"github.com/fxamacker/cbor/v2"
 	"github.com/zeebo/blake3"
 
+	"github.com/varvebackup/varve/pack"
 	"github.com/varvebackup/varve/repo/internal/tree"
 )
 
 // A token file holds, for each file of a series' last snapshot that has a change token, the token and the list of its chunks, in the order of the walk: the next walk
-// reads along, in constant memory, and does not read a file whose token is the same and whose every chunk is still present. It is a sequence of tokenRecords, then a
-// keyed hash of all before.
-
-// tokenRecord is a part of a file's chunk list; the last part has the path and the token. A last part without a token takes back those before.
-type tokenRecord struct {
-	_      struct{} `cbor:",toarray"`
-	Pieces []tree.Piece
-	End    bool
-	Path   []byte
-	Token  []byte
-	Xattrs []tree.Xattr // the token answers for them too, and for what follows
-	Type   string
-	Meta   []tree.Pair
-}
+// reads along, in constant memory, and does not read a file whose token is the same and whose every chunk is still present. It is a sequence of parts, then a
+// keyed hash of all before. A part has at most tokenPieces pieces of a file's content; the last part of a file has its path and token. A last part without a token
+// takes back those before:
+//
+//	pieces << 1 | last, then for each piece: length << 1 | is it no hole, id (32) unless a hole
+//	if last: path, token, number of xattrs, each as name and value
+//
+// Numbers are varints, and the strings of the last line stand behind their lengths.
 
 const tokenPieces = 1024
 
@@ -45,12 +43,12 @@ type tokenWriter struct {
 	f    *os.File
 	path string // of the finished file
 	sum  hash.Hash
-	buf  *bufio.Writer
-	enc  *cbor.Encoder
-	rec  tokenRecord
-	part bool  // some of the current file was written
-	mute bool  // the current file has no token
-	err  error // the first; nothing is written after it
+	out  []byte // what is to be written
+	list []byte // the pieces of the part that was begun
+	n    int    // how many
+	part bool   // some of the current file was written
+	mute bool   // the current file has no token
+	err  error  // the first; nothing is written after it
 }
 
 // newTokenWriter begins a token file; nil when there is no cache or it cannot be written, for then the next backup only reads more.
@@ -64,10 +62,7 @@ func newTokenWriter(r *Repo, series string) *tokenWriter {
 		r.opts.Logger.Warn("the cache cannot be written", "error", err)
 		return nil
 	}
-	w := &tokenWriter{f: f, path: filepath.Join(dir, tokenFile(r, series)), sum: tokenHash(r, series)}
-	w.buf = bufio.NewWriterSize(io.MultiWriter(f, w.sum), 64<<10)
-	w.enc = tree.NewEncoder(w.buf)
-	return w
+	return &tokenWriter{f: f, path: filepath.Join(dir, tokenFile(r, series)), sum: tokenHash(r, series)}
 }
 
 func tokenHash(r *Repo, series string) hash.Hash {
@@ -75,7 +70,7 @@ func tokenHash(r *Repo, series string) hash.Hash {
 	if err != nil {
 		panic("repo: " + err.Error()) // the key has 32 bytes
 	}
-	h.WriteString("tokens/" + tokenFile(r, series) + "\x00")
+	h.WriteString("tokens, version 2/" + tokenFile(r, series) + "\x00")
 	return h
 }
 
@@ -90,25 +85,40 @@ func (w *tokenWriter) piece(length uint64, id []byte) {
 	if w == nil || w.mute || w.err != nil {
 		return
 	}
-	if len(w.rec.Pieces) == tokenPieces {
-		w.write()
+	if w.n == tokenPieces {
+		w.head(0)
 		w.part = true
 	}
-	n := len(w.rec.Pieces)
-	if n < cap(w.rec.Pieces) {
-		w.rec.Pieces = w.rec.Pieces[:n+1]
-	} else {
-		w.rec.Pieces = append(w.rec.Pieces, tree.Piece{})
+	w.n++
+	if len(id) == 0 {
+		w.list = binary.AppendUvarint(w.list, length<<1)
+		return
 	}
-	p := &w.rec.Pieces[n]
-	p.Length, p.ID = length, append(p.ID[:0], id...)
+	w.list = binary.AppendUvarint(w.list, length<<1|1)
+	w.list = append(w.list, id...)
 }
 
-func (w *tokenWriter) write() {
-	if w.err == nil {
-		w.err = w.enc.Encode(&w.rec)
+// head ends a part, but for what the last one of a file has more.
+func (w *tokenWriter) head(last uint64) {
+	w.out = binary.AppendUvarint(w.out, uint64(w.n)<<1|last)
+	w.out = append(w.out, w.list...)
+	w.list, w.n = w.list[:0], 0
+	if len(w.out) >= 64<<10 {
+		w.flush()
 	}
-	w.rec = tokenRecord{Pieces: w.rec.Pieces[:0]}
+}
+
+func (w *tokenWriter) text(b []byte) {
+	w.out = binary.AppendUvarint(w.out, uint64(len(b)))
+	w.out = append(w.out, b...)
+}
+
+func (w *tokenWriter) flush() {
+	if w.err == nil {
+		w.sum.Write(w.out)
+		_, w.err = w.f.Write(w.out)
+	}
+	w.out = w.out[:0]
 }
 
 // end ends the current file.
@@ -121,8 +131,15 @@ func (w *tokenWriter) end(path string, e *tree.Entry) {
 		return
 	}
 	w.part = false
-	w.rec.End, w.rec.Path, w.rec.Token, w.rec.Xattrs, w.rec.Type, w.rec.Meta = true, []byte(path), e.Token, e.Xattrs, e.Type, e.Meta
-	w.write()
+	w.head(1)
+	w.out = binary.AppendUvarint(w.out, uint64(len(path)))
+	w.out = append(w.out, path...)
+	w.text(e.Token)
+	w.out = binary.AppendUvarint(w.out, uint64(len(e.Xattrs)))
+	for i := range e.Xattrs {
+		w.text(e.Xattrs[i].Name)
+		w.text(e.Xattrs[i].Value)
+	}
 }
 
 // drop takes back the current file.
@@ -130,11 +147,11 @@ func (w *tokenWriter) drop() {
 	if w == nil {
 		return
 	}
-	w.rec.Pieces, w.mute = w.rec.Pieces[:0], false
+	w.list, w.n, w.mute = w.list[:0], 0, false
 	if w.part {
 		w.part = false
-		w.rec.End = true
-		w.write()
+		w.head(1)
+		w.out = append(w.out, 0, 0, 0)
 	}
 }
 
@@ -143,10 +160,8 @@ func (w *tokenWriter) commit() error {
 	if w == nil {
 		return nil
 	}
+	w.flush()
 	err := w.err
-	if err == nil {
-		err = w.buf.Flush()
-	}
 	if err == nil {
 		_, err = w.f.Write(w.sum.Sum(nil))
 	}
@@ -172,24 +187,79 @@ func (w *tokenWriter) abort() {
 	os.Remove(w.f.Name())
 }
 
-// A tokenReader reads along with a walk. All methods of a nil one find nothing.
-type tokenReader struct {
-	f    *os.File
-	dec  *cbor.Decoder
-	rank func(top string) int // order of the walk among the entries of the root; negative for one that is no more
-
-	path string
-	known
-	done bool
+// lastTokens is what is known of the files of the last snapshot.
+type lastTokens interface {
+	// find returns what is known of a file, nil if nothing is. Paths are asked for in the order of the walk. What it returns is valid until the next call.
+	find(ctx context.Context, path string) *known
+	close()
 }
 
-// known is what a token file knows of a file.
+// last returns what is known of the last snapshot: from the cache, else from its tree, for whoever may read trees. Nil: nothing.
+func (w *walker) last(series string, rank func(string) int) lastTokens {
+	s := w.p.s
+	if t := openTokens(s.repo, series, rank); t != nil {
+		return t
+	}
+	if t := openLastTree(w.p.ctx, s, w.parent); t != nil {
+		return t
+	}
+	return noTokens{}
+}
+
+type noTokens struct{}
+
+func (noTokens) find(context.Context, string) *known { return nil }
+func (noTokens) close()                              {}
+
+// known is what is known of a file: its token, what that answers for, and its pieces, if they are few, or a way to go through them.
 type known struct {
 	token  []byte
-	pieces []tree.Piece
 	xattrs []tree.Xattr
-	typ    string
-	meta   []tree.Pair
+	pieces []tree.Piece
+	stream iter.Seq2[tree.Piece, error] // instead of pieces
+}
+
+// lostPieces is why the pieces of a file cannot be had any more.
+type lostPieces struct{ error }
+
+func (l lostPieces) Unwrap() error { return l.error }
+
+// each calls f with the pieces, at most n at a time, which f may keep. It ends with the first error; that of the pieces themselves is a lostPieces.
+func (k *known) each(n int, f func([]tree.Piece) error) error {
+	if k.stream == nil {
+		if len(k.pieces) == 0 {
+			return nil
+		}
+		return f(k.pieces)
+	}
+	var part []tree.Piece
+	for p, err := range k.stream {
+		if err != nil {
+			return lostPieces{err}
+		}
+		if part = append(part, p); len(part) == n {
+			if err := f(part); err != nil {
+				return err
+			}
+			part = nil
+		}
+	}
+	if len(part) == 0 {
+		return nil
+	}
+	return f(part)
+}
+
+// A tokenReader reads along with a walk.
+type tokenReader struct {
+	f    *os.File
+	size int64
+	tokenParts
+	rank func(top string) int // order of the walk among the entries of the root; negative for one that is no more
+
+	path []byte
+	known
+	done bool
 }
 
 // openTokens opens the token file of a series; nil when there is none that is whole.
@@ -219,48 +289,142 @@ func openTokens(r *Repo, series string, rank func(string) int) *tokenReader {
 		f.Close()
 		return nil
 	}
-	t := &tokenReader{f: f, rank: rank, dec: tree.NewDecoder(bufio.NewReaderSize(io.NewSectionReader(f, 0, size), 64<<10))}
+	t := &tokenReader{f: f, rank: rank, size: size, tokenParts: partsOf(f, 0, size)}
 	t.next()
 	return t
 }
 
-func (t *tokenReader) close() {
-	if t != nil {
-		t.f.Close()
+func (t *tokenReader) close() { t.f.Close() }
+
+// tokenParts reads parts one after the other.
+type tokenParts struct {
+	r   *bufio.Reader
+	off int64 // in the file, of what is read next
+	err error // the first
+}
+
+func partsOf(f *os.File, off, end int64) tokenParts {
+	return tokenParts{r: bufio.NewReaderSize(io.NewSectionReader(f, off, end-off), 64<<10), off: off}
+}
+
+func (t *tokenParts) number() uint64 {
+	n := uint64(0)
+	for shift := 0; t.err == nil && shift < 64; shift += 7 {
+		var b byte
+		if b, t.err = t.r.ReadByte(); t.err == nil {
+			t.off++
+		}
+		if n |= uint64(b&0x7f) << shift; b < 0x80 {
+			break
+		}
 	}
+	return n
+}
+
+func (t *tokenParts) fill(b []byte) {
+	if t.err == nil {
+		_, t.err = io.ReadFull(t.r, b)
+		t.off += int64(len(b))
+	}
+}
+
+// text reads a string into b, which grows as it needs to.
+func (t *tokenParts) text(b []byte) []byte {
+	n := t.number()
+	if n > tree.MaxEntry && t.err == nil {
+		t.err = errTokens
+	}
+	if t.err != nil {
+		return b[:0]
+	}
+	b = slices.Grow(b[:0], int(n))[:n]
+	t.fill(b)
+	return b
+}
+
+// The hash of a token file was right, so one that cannot be read changed since.
+var errTokens = errors.New("repo: a token file that changed while it was read")
+
+// head reads the head of a part.
+func (t *tokenParts) head() (n int, last bool) {
+	h := t.number()
+	if h>>1 > tokenPieces && t.err == nil {
+		t.err = errTokens
+	}
+	return int(h >> 1), h&1 != 0
+}
+
+// pieces reads the pieces of a part, of which the caller may keep everything.
+func (t *tokenParts) pieces(n int) []tree.Piece {
+	if n == 0 || t.err != nil {
+		return nil
+	}
+	list, ids := make([]tree.Piece, n), make([]byte, n*len(pack.ID{}))
+	for i := range list {
+		length := t.number()
+		if list[i].Length = length >> 1; length&1 != 0 {
+			id := ids[:len(pack.ID{}):len(pack.ID{})]
+			ids = ids[len(id):]
+			t.fill(id)
+			list[i].ID = id
+		}
+	}
+	return list
 }
 
 // next reads the next file that has a token.
 func (t *tokenReader) next() {
-	t.pieces = nil
-	for {
-		var rec tokenRecord
-		if err := t.dec.Decode(&rec); err != nil {
-			if !errors.Is(err, io.EOF) {
-				// The hash was right, so the file changed under us: no more of it.
-				t.pieces = nil
-			}
+	begun := t.off
+	t.known.pieces, t.stream = nil, nil
+	for long := false; ; {
+		n, last := t.head()
+		pieces := t.tokenParts.pieces(n)
+		if !last && t.err == nil {
+			// More than one part: they are read again when they are wanted.
+			long = true
+			continue
+		}
+		end := t.off
+		t.path = t.text(t.path)
+		t.token = t.text(nil)
+		t.xattrs = nil
+		for i := t.number(); i > 0 && t.err == nil; i-- {
+			t.xattrs = append(t.xattrs, tree.Xattr{Name: t.text(nil), Value: t.text(nil)})
+		}
+		if t.err != nil {
 			t.done = true
 			return
 		}
-		t.pieces = append(t.pieces, rec.Pieces...)
-		if !rec.End {
-			continue
+		if len(t.token) > 0 {
+			if t.known.pieces = pieces; long {
+				t.known.pieces, t.stream = nil, t.again(begun, end)
+			}
+			return
 		}
-		if len(rec.Token) == 0 {
-			t.pieces = nil
-			continue
-		}
-		t.path, t.token, t.xattrs, t.typ, t.meta = string(rec.Path), rec.Token, rec.Xattrs, rec.Type, rec.Meta
-		return
+		begun, long = t.off, false
 	}
 }
 
-// find returns what is known of a file, nil if nothing is. Paths are asked for in the order of the walk. It is valid until the next call.
-func (t *tokenReader) find(path string) *known {
-	if t == nil {
-		return nil
+// again reads the pieces of the parts between two places.
+func (t *tokenReader) again(begun, end int64) iter.Seq2[tree.Piece, error] {
+	return func(yield func(tree.Piece, error) bool) {
+		for p := partsOf(t.f, begun, end); p.off < end; {
+			n, _ := p.head()
+			list := p.pieces(n)
+			if p.err != nil {
+				yield(tree.Piece{}, p.err)
+				return
+			}
+			for i := range list {
+				if !yield(list[i], nil) {
+					return
+				}
+			}
+		}
 	}
+}
+
+func (t *tokenReader) find(_ context.Context, path string) *known {
 	for !t.done {
 		switch c := t.compare(t.path, path); {
 		case c == 0:
@@ -273,29 +437,35 @@ func (t *tokenReader) find(path string) *known {
 	return nil
 }
 
-func (t *tokenReader) compare(a, b string) int {
-	ta, _, _ := strings.Cut(a, "/")
-	tb, _, _ := strings.Cut(b, "/")
-	if ta != tb {
-		if ra, rb := t.rank(ta), t.rank(tb); ra != rb {
-			return ra - rb
-		}
+func (t *tokenReader) compare(a []byte, b string) int {
+	c, slash := comparePaths(a, b)
+	if c == 0 || slash {
+		return c
 	}
-	return comparePaths(a, b)
+	// Else they part within the names of entries of the root, which may have another order.
+	ta, _, _ := bytes.Cut(a, []byte("/"))
+	tb, _, _ := strings.Cut(b, "/")
+	if ra, rb := t.rank(string(ta)), t.rank(tb); ra != rb {
+		return ra - rb
+	}
+	return c
 }
 
-// comparePaths compares in the order of a walk that sorts each folder by raw names: as strings, with the slash before all other bytes.
-func comparePaths(a, b string) int {
+// comparePaths compares in the order of a walk that sorts each folder by raw names: as strings, with the slash before all other bytes. below tells whether both begin with the
+// same entry of the root.
+func comparePaths(a []byte, b string) (c int, below bool) {
 	for i := 0; i < len(a) && i < len(b); i++ {
 		if x, y := a[i], b[i]; x != y {
 			switch {
 			case x == '/':
-				return -1
+				return -1, below
 			case y == '/':
-				return 1
+				return 1, below
 			}
-			return int(x) - int(y)
+			return int(x) - int(y), below
+		} else if x == '/' {
+			below = true
 		}
 	}
-	return len(a) - len(b)
+	return len(a) - len(b), below
 }

@@ -9,6 +9,7 @@ import (
 	"iter"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -27,10 +28,11 @@ type walker struct {
 	fsys     fs.FS
 	begun    time.Time
 	tolerate func(string, error) bool
+	parent   *Snapshot // nil: none
 
 	cutStreams, cutFiles *chunk.Chunker
 
-	old     *tokenReader
+	old     lastTokens
 	batch   *batch
 	unread  []tree.Unread
 	dropped int   // unread ones beyond maxUnread
@@ -67,7 +69,7 @@ func (w *walker) run(series string) error {
 		parts = joined.Parts()
 		rank = func(top string) int { return slices.Index(parts, top) }
 	}
-	w.old = openTokens(w.p.s.repo, series, rank)
+	w.old = w.last(series, rank)
 	defer w.old.close()
 	if w.batch, err = w.p.batch(); err != nil {
 		return err
@@ -166,27 +168,103 @@ func join(dir, name string) string {
 	return dir + "/" + name
 }
 
-// entries walks a folder: dir as the source spells it, raw as it is recorded.
+// statAhead is how many entries are described ahead of the walk.
+const statAhead = 256
+
+// described is an entry of a folder with what DirEntry.Info said.
+type described struct {
+	entry fs.DirEntry
+	info  fs.FileInfo
+	err   error
+}
+
+// entries walks a folder: dir as the source spells it, raw as it is recorded. While some of its entries are walked, the next ones are described, by several goroutines: that
+// is most of the work where nothing has changed. They are not ahead of a folder below, which may take long and would let them get old.
 func (w *walker) entries(ctx context.Context, dir, raw string, depth int) error {
 	if depth > tree.MaxDepth {
 		return fmt.Errorf("folders nest deeper than %d", tree.MaxDepth)
 	}
-	for d, err := range sortedEntries(ctx, w.fsys, dir) {
-		if err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil {
-			if err := w.record(join(raw, d.Name()), err); err != nil {
+	_, ahead := w.fsys.(EntriesFS)
+	var now, next []described
+	var wait func()
+	walk := func(batch []described) error {
+		for i := range batch {
+			d := &batch[i]
+			name, info, err := d.entry.Name(), d.info, d.err
+			*d = described{}
+			if err != nil {
+				err = w.record(join(raw, name), err)
+			} else {
+				err = w.entry(ctx, dir, raw, name, info, false, depth)
+			}
+			if err != nil {
 				return err
 			}
+		}
+		return nil
+	}
+	// turn walks the entries that are described, and has those that were listed since described meanwhile.
+	turn := func() error {
+		if wait != nil {
+			wait()
+		}
+		wait = w.describeAll(next)
+		err := walk(now)
+		now, next = next, now[:0]
+		return err
+	}
+	defer func() {
+		if wait != nil {
+			wait()
+		}
+	}()
+	for d, err := range sortedEntries(ctx, w.fsys, dir) {
+		if err != nil {
+			// What was listed before is there all the same.
+			for range 2 {
+				if err := turn(); err != nil {
+					return err
+				}
+			}
+			return err
+		}
+		next = append(next, described{entry: d})
+		if len(next) < statAhead && ahead && !d.IsDir() {
 			continue
 		}
-		if err := w.entry(ctx, dir, raw, d.Name(), info, false, depth); err != nil {
+		if err := turn(); err != nil {
+			return err
+		}
+		if !ahead || d.IsDir() {
+			if err := turn(); err != nil {
+				return err
+			}
+		}
+	}
+	for range 2 {
+		if err := turn(); err != nil {
 			return err
 		}
 	}
 	return ctx.Err()
+}
+
+// describeAll calls Info of all, and returns a function that waits for it.
+func (w *walker) describeAll(batch []described) (wait func()) {
+	describe := func(part []described) {
+		for i := range part {
+			part[i].info, part[i].err = part[i].entry.Info()
+		}
+	}
+	if len(batch) < 16 {
+		describe(batch)
+		return nil
+	}
+	var wg sync.WaitGroup
+	for part := range slices.Chunk(batch, (len(batch)+w.p.s.repo.opts.Workers-1)/w.p.s.repo.opts.Workers) {
+		wg.Go(func() { describe(part) })
+	}
+	return wg.Wait
 }
 
 // rawNameOf returns an entry's raw name. Only a name with a backslash may be the readable form of another one.
@@ -324,20 +402,21 @@ func extras(e *tree.Entry) int {
 
 // file walks one regular file.
 func (w *walker) file(ctx context.Context, path, rawPath, rawName string, info fs.FileInfo, a *Attr) error {
-	if k := w.unchanged(rawPath, info, a); k != nil {
+	if k := w.unchanged(ctx, rawPath, info, a); k != nil {
 		e, _ := newEntry(rawName, info, a, nil)
 		e.Token, e.Xattrs = k.token, k.xattrs
-		if e.Type == "" && len(e.Meta) == 0 {
-			e.Type, e.Meta = k.typ, k.meta // a source may know them only of what it opens
-		}
-		if len(k.pieces) > 0 {
-			if err := w.add(op{kind: opKnown, pieces: k.pieces}); err != nil {
+		err := k.each(tokenPieces, func(pieces []tree.Piece) error { return w.add(op{kind: opKnown, pieces: pieces}) })
+		if _, lost := errors.AsType[lostPieces](err); !lost {
+			if err != nil {
 				return err
 			}
+			return w.add(op{kind: opFile, entry: e, path: rawPath})
 		}
-		return w.add(op{kind: opFile, entry: e, path: rawPath})
+		if err := w.add(op{kind: opDrop}); err != nil {
+			return err
+		}
 	}
-	e, err := w.read(ctx, path, rawName, info, a)
+	e, err := w.readTwice(ctx, path, rawName, info, a)
 	if err != nil {
 		if a.Stream {
 			return fatal{fmt.Errorf("read %s: %w", rawPath, err)}
@@ -353,22 +432,26 @@ func (w *walker) file(ctx context.Context, path, rawPath, rawName string, info f
 }
 
 // unchanged returns what was known of a file in the last snapshot, if its token says that it has not changed and every chunk of it is still present; else nil.
-func (w *walker) unchanged(rawPath string, info fs.FileInfo, a *Attr) *known {
-	if a.Stream || len(a.Token) == 0 {
+func (w *walker) unchanged(ctx context.Context, rawPath string, info fs.FileInfo, a *Attr) *known {
+	if a.Stream || len(a.Token) == 0 || w.old == nil {
 		return nil
 	}
-	k := w.old.find(rawPath)
+	k := w.old.find(ctx, rawPath)
 	if k == nil || string(k.token) != string(token(a.Token)) {
 		return nil
 	}
 	var sum uint64
-	for i := range k.pieces {
-		p := &k.pieces[i]
-		if sum += p.Length; !p.Hole() && (len(p.ID) != len(pack.ID{}) || !w.p.s.view.x.Has(pack.ID(p.ID), crypt.SectionContent, uint32(p.Length))) {
-			return nil
+	x := w.p.s.view.x
+	err := k.each(tokenPieces, func(pieces []tree.Piece) error {
+		for i := range pieces {
+			p := &pieces[i]
+			if sum += p.Length; !p.Hole() && (len(p.ID) != len(pack.ID{}) || !x.Has(pack.ID(p.ID), crypt.SectionContent, uint32(p.Length))) {
+				return fs.ErrNotExist
+			}
 		}
-	}
-	if sum != uint64(info.Size()) {
+		return ctx.Err()
+	})
+	if err != nil || sum != uint64(info.Size()) {
 		return nil
 	}
 	return k
@@ -382,12 +465,28 @@ const (
 
 var errChanged = errors.New("it changed while it was read")
 
-// read reads a file and returns its entry. With an error, the entry is nil if nothing of it is to be kept.
-func (w *walker) read(ctx context.Context, path, rawName string, info fs.FileInfo, a *Attr) (_ *tree.Entry, err error) {
+// readTwice reads a file and, if it changed meanwhile, once more.
+func (w *walker) readTwice(ctx context.Context, path, rawName string, info fs.FileInfo, a *Attr) (*tree.Entry, error) {
 	f, err := w.open(ctx, path)
 	if err != nil {
 		return nil, err
 	}
+	e, err := w.read(ctx, f, path, rawName, info, a)
+	if err != errChanged {
+		return e, err
+	}
+	if f, err = w.open(ctx, path); err != nil {
+		return e, errChanged // what was read of it is better than nothing
+	}
+	if err := w.add(op{kind: opDrop}); err != nil {
+		f.Close()
+		return nil, fatal{err}
+	}
+	return w.read(ctx, f, path, rawName, info, a)
+}
+
+// read reads a file, closes it, and returns its entry. With an error, the entry is nil if nothing of it is to be kept.
+func (w *walker) read(ctx context.Context, f fs.File, path, rawName string, info fs.FileInfo, a *Attr) (_ *tree.Entry, err error) {
 	defer func() {
 		if cerr := f.Close(); cerr != nil && err == nil && a.Stream {
 			err = cerr

@@ -31,6 +31,7 @@ type folder struct {
 func (p *pipeline) assemble() error {
 	defer close(p.encode)
 	a := &assembler{p: p, namer: p.s.repo.keys.Namer()}
+	defer a.own.Close()
 	a.list = tree.NewList(a.node)
 	split := p.s.repo.keys.Splitter()
 	for {

@@ -7,14 +7,18 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/varvebackup/varve/backend/dir"
 )
 
-// millionFiles is how many files the folder of TestMillion has: a million with VARVE_TEST_LONG=1.
+// millionFiles is how many files the folder of TestMillion has: a million with VARVE_TEST_LONG=1, or what VARVE_BENCH_FILES says.
 func millionFiles() int {
+	if n, err := strconv.Atoi(os.Getenv("VARVE_BENCH_FILES")); err == nil {
+		return n
+	}
 	if long() {
 		return 1_000_000
 	}
@@ -38,7 +42,7 @@ func TestMillion(t *testing.T) {
 	}
 	n := millionFiles()
 	if raceEnabled {
-		n = 3000
+		n = min(n, 3000)
 	}
 	tmp := treeTemp(t)
 	tree := filepath.Join(tmp, "tree")

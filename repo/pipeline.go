@@ -11,6 +11,7 @@ import (
 	"github.com/varvebackup/varve/crypt"
 	"github.com/varvebackup/varve/pack"
 	"github.com/varvebackup/varve/repo/internal/index"
+	"github.com/varvebackup/varve/repo/internal/memory"
 	"github.com/varvebackup/varve/repo/internal/tree"
 )
 
@@ -133,6 +134,7 @@ type pipeline struct {
 	packs   chan finishedPack
 
 	batchSize int
+	blocks    []memory.Block // what bufs are, but for those that a pack was too large for
 
 	keyOnce [2]sync.Once // of sections
 	keys    [2]*pack.SectionKey
@@ -176,7 +178,9 @@ func newPipeline(ctx context.Context, s *session, tokens *tokenWriter, maxChunk 
 		p.outs <- nil
 	}
 	for range packs {
-		p.bufs <- nil
+		b := memory.New(packBuffer)
+		p.blocks = append(p.blocks, b)
+		p.bufs <- b.Bytes
 	}
 
 	for range workers {
@@ -220,9 +224,6 @@ func (p *pipeline) batch() (*batch, error) {
 	b, _, err := take(p.ctx, p.free)
 	if err != nil {
 		return nil, err
-	}
-	if b.data == nil {
-		b.data = make([]byte, 0, p.batchSize)
 	}
 	clear(b.ops)
 	b.data, b.chunks, b.ops, b.named = b.data[:0], b.chunks[:0], b.ops[:0], make(chan struct{})
@@ -329,9 +330,6 @@ func (p *pipeline) packing() error {
 			if err != nil {
 				return err
 			}
-			if buf == nil {
-				buf = make([]byte, 0, sizes.packBuffer())
-			}
 			w = pack.NewWriter(p.s.repo.keys, buf)
 		}
 		if err := w.Add(s.section, s.frame, s.data); err != nil {
@@ -405,6 +403,9 @@ func (p *pipeline) wait(err error) error {
 		c, cancel := context.WithTimeout(context.WithoutCancel(ctx), times.grace)
 		defer cancel()
 		ctx = c
+	}
+	for i := range p.blocks {
+		p.blocks[i].Free() // nobody is left who could touch them
 	}
 	if broken.commitFirst && gerr == nil {
 		return nil

@@ -436,15 +436,20 @@ func putOnce(ctx context.Context, b backend.Backend, name string, object []byte)
 	if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
+	return sameThere(ctx, b, name, object, err)
+}
+
+// sameThere returns nil if a store holds the same object already, else exists, which is why it was not put.
+func sameThere(ctx context.Context, b backend.Backend, name string, object []byte, exists error) error {
 	if broken.existsIsMine {
 		return nil
 	}
 	there, rerr := b.Get(ctx, name, 0, -1, nil)
 	if rerr != nil {
-		return errors.Join(err, rerr)
+		return errors.Join(exists, rerr)
 	}
 	if string(there) != string(object) {
-		return err
+		return exists
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"strconv"
@@ -137,9 +138,46 @@ func (s *session) putSegment(ctx context.Context, packs []index.Pack) (int64, er
 	return int64(len(object)), nil
 }
 
-// putPack stores one pack.
+// putPack stores one pack. The caller may do with data what it likes afterwards, and free it.
 func (s *session) putPack(ctx context.Context, id pack.ID, data []byte) error {
-	return putOnce(ctx, s.repo.backend, packName(id), data)
+	l := &lent{data: data}
+	defer l.end()
+	name := packName(id)
+	err := s.repo.backend.Put(ctx, name, l, int64(len(data)), &backend.PutOptions{IfAbsent: true})
+	if errors.Is(err, fs.ErrExist) {
+		return sameThere(ctx, s.repo.backend, name, data, err)
+	}
+	return err
+}
+
+// lent is bytes that are an object's for as long as a Put runs. A transport that goes on reading for a moment after a Put that failed or was cancelled, as net/http's may, finds them gone.
+type lent struct {
+	mu   sync.RWMutex // guards data
+	data []byte
+	over bool
+}
+
+// ReadAt implements io.ReaderAt.
+func (l *lent) ReadAt(p []byte, off int64) (int, error) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if l.over {
+		return 0, fs.ErrClosed
+	}
+	if off < 0 || off > int64(len(l.data)) {
+		return 0, io.EOF
+	}
+	n := copy(p, l.data[off:])
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (l *lent) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.data, l.over = nil, true
 }
 
 // commit puts the manifest in the session's one place for it. ErrVoid: maintenance was there before. Whatever the store replied, what it holds decides.

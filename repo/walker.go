@@ -567,11 +567,16 @@ func (w *walker) cut(ctx context.Context, r io.Reader, c *chunk.Chunker) (size i
 		size += int64(len(data))
 		w.p.counts.read.Add(int64(len(data)))
 		b := w.batch
+		if b.data == nil { // an unchanged tree needs none
+			b.data = make([]byte, 0, w.p.batchSize)
+		}
 		if len(b.data)+len(data) > cap(b.data) || len(b.ops) >= batchOps {
 			if err := w.next(); err != nil {
 				return size, fatal{err}
 			}
-			b = w.batch
+			if b = w.batch; b.data == nil {
+				b.data = make([]byte, 0, w.p.batchSize)
+			}
 		}
 		off := len(b.data)
 		b.data = append(b.data, data...)

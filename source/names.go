@@ -12,10 +12,10 @@ import (
 )
 
 const (
-	// namesRun is how much memory a listing takes before it goes to disk as a sorted run: some 100,000 names. Once the listings that
+	// namesRun is how much memory a listing takes before it goes to disk as a sorted run: some 50,000 names. Once the listings that
 	// are under way in a Tree hold namesAll together, those that begin make do with namesLow.
-	namesRun = 4 << 20
-	namesAll = 16 << 20
+	namesRun = 2 << 20
+	namesAll = 8 << 20
 	namesLow = 128 << 10
 
 	namesBlock = 32 << 10 // of a run; one for each run is in memory while runs are merged

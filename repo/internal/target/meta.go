@@ -1,4 +1,4 @@
-//go:build linux || darwin
+//go:build (linux || darwin) && !osroot
 
 package target
 
@@ -57,6 +57,11 @@ func (t *Target) apply(path string, n node, typ uint32, m *Meta) error {
 			continue
 		}
 		failed(fmt.Sprintf("xattr %q", name), n.setxattr(name, m.Xattrs[name]))
+	}
+	for _, name := range inherited(typ) {
+		if _, ok := m.Xattrs[name]; !ok {
+			failed(fmt.Sprintf("xattr %q", name), n.removexattr(name))
+		}
 	}
 	if denied {
 		failed("mode", errPrivilege)

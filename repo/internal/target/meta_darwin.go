@@ -1,3 +1,5 @@
+//go:build !osroot
+
 package target
 
 import (
@@ -79,6 +81,10 @@ func (n node) setxattr(name string, value []byte) error {
 	}
 	return unix.Fsetxattr(n.fd, name, value, 0)
 }
+
+func inherited(uint32) []string { return nil }
+
+func (n node) removexattr(string) error { return errors.ErrUnsupported }
 
 func (n node) utimes(mtime unix.Timespec) error {
 	now, err := unix.TimeToTimespec(time.Now())

@@ -1,3 +1,5 @@
+//go:build !osroot
+
 package target
 
 import (
@@ -60,6 +62,41 @@ func (n node) setxattr(name string, value []byte) error {
 	err := unix.Fsetxattr(n.fd, name, value, 0)
 	if err == unix.EBADF {
 		err = unix.Setxattr(n.proc(), name, value, 0)
+	}
+	return err
+}
+
+// inherited are the attributes that a new entry may get from its folder, and give others access that the recorded mode seems not to.
+func inherited(typ uint32) []string {
+	switch typ {
+	case unix.S_IFLNK:
+		return nil
+	case unix.S_IFDIR:
+		return []string{"system.posix_acl_access", "system.posix_acl_default"}
+	}
+	return []string{"system.posix_acl_access"}
+}
+
+// removexattr removes an attribute that may not be there. Looking first spares the file system a change.
+func (n node) removexattr(name string) error {
+	path := ""
+	_, err := unix.Fgetxattr(n.fd, name, nil)
+	if err == unix.EBADF {
+		path = n.proc()
+		_, err = unix.Getxattr(path, name, nil)
+	}
+	switch {
+	case err == unix.ENODATA || err == unix.ENOTSUP:
+		return nil
+	case err != nil && err != unix.ERANGE:
+		return err
+	case path != "":
+		err = unix.Removexattr(path, name)
+	default:
+		err = unix.Fremovexattr(n.fd, name)
+	}
+	if err == unix.ENODATA {
+		return nil
 	}
 	return err
 }

@@ -76,7 +76,7 @@ type Meta struct {
 	UID, GID uint32
 
 	Major, Minor uint32            // of a device
-	Xattrs       map[string][]byte // set; others that are there already stay
+	Xattrs       map[string][]byte // set; others that are there already stay, but for access lists, as new entries get them from their folder
 }
 
 // MetaError says which metadata of an entry could not be set. The entry itself is complete.
@@ -153,7 +153,7 @@ func (t *Target) FinishDir(path string, m *Meta) error {
 }
 
 // Create makes a regular file of the given size, all a hole. The caller ends it with Finish or Abort; until then
-// it holds one file descriptor, and what it replaces, unless that is a folder, stays in its place (but for systems other than Linux and macOS). When a file is kept and its metadata set right with only partial success, the error is
+// it holds one file descriptor, and what it replaces, unless that is a folder, stays in its place. When a file is kept and its metadata set right with only partial success, the error is
 // ErrSkipped joined with a *MetaError.
 func (t *Target) Create(path string, m *Meta, size int64) (*File, error) {
 	if err := valid(path); err != nil {

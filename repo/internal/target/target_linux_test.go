@@ -1,10 +1,14 @@
+//go:build !osroot
+
 package target_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -211,6 +215,75 @@ func TestXattrs(t *testing.T) {
 		n, _ := unix.Lgetxattr(filepath.Join(dir, "caps"), "security.capability", make([]byte, 100))
 		if (err != nil) != noOwner || (n > 0) == noOwner {
 			t.Error(noOwner, err, n)
+		}
+	}
+}
+
+// acl is an access list as Linux keeps it: of the owner, one more user, the group, the mask and all others.
+func acl(perms ...uint16) []byte {
+	b := binary.LittleEndian.AppendUint32(nil, 2)
+	for i, tag := range []uint16{1, 2, 4, 16, 32} {
+		id := ^uint32(0)
+		if tag == 2 {
+			id = 1234
+		}
+		b = binary.LittleEndian.AppendUint16(b, tag)
+		b = binary.LittleEndian.AppendUint16(b, perms[i])
+		b = binary.LittleEndian.AppendUint32(b, id)
+	}
+	return b
+}
+
+// What is restored has the access list that was recorded, or none: never the one that a folder gives to what is made in it.
+func TestAccessLists(t *testing.T) {
+	if !child(t) {
+		t.Run("root", testAccessLists)
+		return
+	}
+	testAccessLists(t)
+}
+
+func testAccessLists(t *testing.T) {
+	dir := t.TempDir()
+	const access, byDefault = "system.posix_acl_access", "system.posix_acl_default"
+	if err := unix.Setxattr(dir, byDefault, acl(7, 7, 5, 7, 5), 0); err == unix.ENOTSUP {
+		t.Skip("no access lists on this file system")
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	with := map[string][]byte{access: acl(7, 6, 4, 6, 0), byDefault: acl(7, 5, 5, 5, 0)}
+	for i, x := range []map[string][]byte{nil, with, {access: with[access]}} {
+		for _, o := range []target.Overwrite{target.IfDifferent, target.Always} {
+			tg := open(t, dir, &target.Options{Overwrite: o})
+			m := meta(0o640)
+			if m.Mode = 0o760; len(x) == 0 {
+				m.Mode = 0o740
+			}
+			d, f := *m, *m
+			f.Xattrs = maps.Clone(x)
+			delete(f.Xattrs, byDefault)
+			d.Xattrs = x
+			name := func(s string) string { return fmt.Sprintf("%s%d", s, i) }
+			must(t, write(tg, name("f"), "x", &f))
+			p := f
+			p.Mode |= fs.ModeNamedPipe
+			must(t, tg.Special(name("p"), &p))
+			must(t, tg.Mkdir(name("d")))
+			must(t, write(tg, name("d")+"/f", "x", &f))
+			must(t, tg.FinishDir(name("d"), &d))
+			for path, m := range map[string]*target.Meta{name("f"): &f, name("p"): &p, name("d"): &d, name("d") + "/f": &f} {
+				full := filepath.Join(dir, path)
+				if st, err := os.Lstat(full); err == nil && st.Mode().Perm() != m.Mode.Perm() {
+					t.Errorf("%s: mode %v, want %v", path, st.Mode(), m.Mode)
+				}
+				for _, attr := range []string{access, byDefault} {
+					buf := make([]byte, 100)
+					n, err := unix.Lgetxattr(full, attr, buf)
+					if want := m.Xattrs[attr]; !bytes.Equal(buf[:max(n, 0)], want) {
+						t.Errorf("%s: %s is %x (%v), want %x", path, attr, buf[:max(n, 0)], err, want)
+					}
+				}
+			}
 		}
 	}
 }

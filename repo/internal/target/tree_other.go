@@ -1,4 +1,4 @@
-//go:build !linux && !darwin
+//go:build (!linux && !darwin) || osroot
 
 package target
 
@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
+	"runtime"
 )
 
 // tree is the part of a Target that depends on the system. os.Root sees to it that nothing leaves the folder; the
-// checks for links here are only for those that nobody swaps meanwhile.
+// checks for links here are only for those that nobody swaps meanwhile. The tag osroot builds and tests it on systems
+// that have better ways.
 type tree struct {
 	root *os.Root
 }
@@ -44,30 +47,65 @@ func (t *Target) parents(path string) error {
 	return nil
 }
 
-// place lets mk make path, and takes away what is in its place if keep returns nil.
-func (t *Target) place(path string, mk func() error, keep func(fs.FileInfo) error) error {
+// place lets mk make something at path. If that is taken, keep says what to return; nil: the new thing is made beside the old one
+// and moved over it, so that the old one stays if the new one can't be made.
+func (t *Target) place(path string, isDir bool, mk func(at string) error, keep func(fs.FileInfo) error) error {
+	_, err := t.placeLater(path, isDir, false, mk, keep)
+	return err
+}
+
+// placeLater is place, and returns where the new thing is. If later is true and what is at path is no folder, that is beside it.
+func (t *Target) placeLater(path string, isDir, later bool, mk func(at string) error, keep func(fs.FileInfo) error) (at string, err error) {
 	if err := t.parents(path); err != nil {
-		return err
+		return "", err
 	}
 	fi, err := t.root.Lstat(path)
-	switch {
-	case err == nil:
-		if err := keep(fi); err != nil {
-			return err
-		}
-		if fi.IsDir() && t.o.Overwrite != Always {
-			return errFolder
-		}
-		if err := t.root.Remove(path); err != nil {
-			if fi.IsDir() {
-				return fmt.Errorf("%w (%v)", errFolder, cause(err))
-			}
-			return cause(err)
-		}
-	case !errors.Is(err, fs.ErrNotExist):
-		return cause(err)
+	if errors.Is(err, fs.ErrNotExist) {
+		return path, cause(mk(path))
 	}
-	return cause(mk())
+	if err != nil {
+		return "", cause(err)
+	}
+	if err := keep(fi); err != nil {
+		return "", err
+	}
+	if fi.IsDir() && t.o.Overwrite != Always {
+		return "", errFolder
+	}
+	_, name := split(path)
+	tmp := path[:len(path)-len(name)] + fmt.Sprintf(".varve-%016x", rand.Uint64())
+	if err := mk(tmp); err != nil {
+		return "", cause(err)
+	}
+	if later && !fi.IsDir() {
+		return tmp, nil
+	}
+	if fi.IsDir() || isDir { // a rename moves neither over the other
+		if err = t.root.Remove(path); err != nil && fi.IsDir() {
+			err = fmt.Errorf("%w (%v)", errFolder, cause(err))
+		}
+	}
+	if err == nil {
+		err = t.rename(tmp, path)
+	}
+	if err != nil {
+		t.root.Remove(tmp)
+	}
+	return path, cause(err)
+}
+
+// rename moves one entry over another. Windows moves none over a file that may not be written.
+func (t *Target) rename(from, to string) error {
+	fi, err := t.root.Lstat(to)
+	locked := err == nil && fi.Mode().IsRegular() && fi.Mode()&0o200 == 0 && runtime.GOOS == "windows"
+	if locked {
+		t.root.Chmod(to, 0o600)
+	}
+	err = t.root.Rename(from, to)
+	if err != nil && locked {
+		t.root.Chmod(to, fi.Mode().Perm())
+	}
+	return err
 }
 
 // skip is the keep of all but folders and links.
@@ -82,7 +120,7 @@ func (t *Target) skip(same func(fs.FileInfo) bool) func(fs.FileInfo) error {
 
 func (t *Target) mkdir(path string) error {
 	there := errors.New("there")
-	err := t.place(path, func() error { return t.root.Mkdir(path, 0o700) }, func(fi fs.FileInfo) error {
+	err := t.place(path, true, func(at string) error { return t.root.Mkdir(at, 0o700) }, func(fi fs.FileInfo) error {
 		switch {
 		case fi.IsDir() && t.o.Overwrite == Never:
 			return ErrSkipped
@@ -113,12 +151,16 @@ func (t *Target) finishDir(path string, m *Meta) error {
 	return t.apply(path, m)
 }
 
+// create returns the file and where it lies: at path, or beside what finish will replace by it.
 func (t *Target) create(path string, m *Meta, size int64) (f *os.File, at string, err error) {
-	err = t.place(path, func() error {
-		f, err = t.root.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	at, err = t.placeLater(path, false, true, func(at string) error {
+		f, err = t.root.OpenFile(at, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		return err
 	}, t.skip(sameFile(m, size)))
-	return f, path, err
+	if err != nil && f != nil {
+		f.Close()
+	}
+	return f, at, err
 }
 
 func sameFile(m *Meta, size int64) func(fs.FileInfo) bool {
@@ -139,12 +181,25 @@ func (t *Target) keep(path string, m *Meta, size int64) error {
 	return t.skip(sameFile(m, size))(fi)
 }
 
-func (t *Target) finish(f *os.File, path, _ string, m *Meta) error {
+func (t *Target) finish(f *os.File, path, at string, m *Meta) error {
 	if err := f.Close(); err != nil {
-		t.root.Remove(path)
+		t.root.Remove(at)
 		return cause(err)
 	}
-	return t.apply(path, m)
+	if err := t.parents(path); err != nil {
+		return err
+	}
+	merr := t.apply(at, m)
+	if at != path {
+		if err := t.rename(at, path); err != nil {
+			t.root.Remove(at)
+			return cause(err)
+		}
+		if e, ok := merr.(*MetaError); ok {
+			e.Path = path
+		}
+	}
+	return merr
 }
 
 func (t *Target) abort(f *os.File, path string) {
@@ -159,7 +214,7 @@ func (t *Target) abort(f *os.File, path string) {
 }
 
 func (t *Target) symlink(path, link string, m *Meta) error {
-	return t.place(path, func() error { return t.root.Symlink(link, path) }, t.skip(func(fi fs.FileInfo) bool {
+	return t.place(path, false, func(at string) error { return t.root.Symlink(link, at) }, t.skip(func(fi fs.FileInfo) bool {
 		old, err := t.root.Readlink(path)
 		return err == nil && old == link
 	}))
@@ -173,7 +228,7 @@ func (t *Target) link(path, existing string) error {
 	if err != nil {
 		return cause(err)
 	}
-	return t.place(path, func() error { return t.root.Link(existing, path) },
+	return t.place(path, false, func(at string) error { return t.root.Link(existing, at) },
 		t.skip(func(fi fs.FileInfo) bool { return os.SameFile(fi, old) }))
 }
 

@@ -41,6 +41,8 @@ const (
 	costFile  = 512 // rather more than what a planned file or folder takes, with its path and metadata
 	costPiece = 64
 	maxLong   = 256 // and so many file descriptors
+
+	nextFrames = 8 // at the end of a window, which are remembered
 )
 
 // restoreFile is one file that is written.
@@ -183,12 +185,21 @@ func (rs *restorer) flush(ctx context.Context) error {
 	var next atomic.Int64
 	for range min(rs.repo.opts.Workers+1, len(w.frames)) {
 		g.Go(func() error {
+			var buf []byte
 			for {
 				i := int(next.Add(1)) - 1
 				if i >= len(w.frames) {
 					return nil
 				}
-				if err := rs.fromFrame(gctx, &w.frames[i]); err != nil {
+				// What the next window wants as well is mostly at the end of this one.
+				if buf == nil && i < len(w.frames)-nextFrames {
+					buf = make([]byte, 0, contentFrame+1<<20)
+				}
+				into := buf
+				if i >= len(w.frames)-nextFrames {
+					into = nil
+				}
+				if err := rs.fromFrame(gctx, &w.frames[i], into); err != nil {
 					return err
 				}
 			}
@@ -216,12 +227,18 @@ func (rs *restorer) flush(ctx context.Context) error {
 	return err
 }
 
-// fromFrame writes the pieces that lie in one frame.
-func (rs *restorer) fromFrame(ctx context.Context, w *windowFrame) error {
+// fromFrame writes the pieces that lie in one frame. If there is a buffer for it, the frame is not remembered.
+func (rs *restorer) fromFrame(ctx context.Context, w *windowFrame, buf []byte) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	plain, ferr := rs.view.frame(ctx, w.n, &chain{})
+	var plain []byte
+	var ferr error
+	if buf != nil {
+		plain, ferr = rs.view.frameOnce(ctx, w.n, buf)
+	} else {
+		plain, ferr = rs.view.frame(ctx, w.n, &chain{})
+	}
 	if ferr != nil && (ctx.Err() != nil || errors.Is(ferr, ErrRole)) {
 		return ferr
 	}

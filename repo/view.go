@@ -42,6 +42,7 @@ type view struct {
 	limit    int64
 	keys     map[*pack.Section]*pack.SectionKey
 	decoders []*pack.Decoder
+	sealed   [][]byte // buffers for sealed frames that nobody uses
 }
 
 type plainFrame struct {
@@ -451,7 +452,7 @@ func (v *view) frame(ctx context.Context, n uint32, ch *chain) ([]byte, error) {
 		v.mu.Unlock()
 
 		own := &chain{}
-		data, err := v.readFrame(ctx, n, own)
+		data, err := v.readFrame(ctx, n, own, nil)
 		v.mu.Lock()
 		f.data, f.err, f.needs = data, err, own.frames
 		if f.err != nil {
@@ -484,8 +485,20 @@ func (v *view) forget(n uint32) {
 	}
 }
 
-// readFrame reads, opens and decompresses a frame, its bases before it.
-func (v *view) readFrame(ctx context.Context, n uint32, ch *chain) ([]byte, error) {
+// frameOnce is frame for a caller who will not ask for it again: it is not remembered, and its plaintext lies in buf if that is large enough. Where frames have bases they may be
+// others' bases, and then they are remembered.
+func (v *view) frameOnce(ctx context.Context, n uint32, buf []byte) ([]byte, error) {
+	v.mu.Lock()
+	_, known := v.frames[n]
+	v.mu.Unlock()
+	if known || v.x.Deltas() {
+		return v.frame(ctx, n, &chain{})
+	}
+	return v.readFrame(ctx, n, &chain{}, buf)
+}
+
+// readFrame reads, opens and decompresses a frame, its bases before it, into buf if that is large enough.
+func (v *view) readFrame(ctx context.Context, n uint32, ch *chain, buf []byte) ([]byte, error) {
 	f := v.x.Frame(n)
 	if err := ch.add(v.x, n); err != nil {
 		return nil, v.damage(n, err)
@@ -510,7 +523,9 @@ func (v *view) readFrame(ctx context.Context, n uint32, ch *chain) ([]byte, erro
 	}
 	name := packName(v.x.Pack(f.Pack).ID)
 	off, size := int64(f.Offset), int64(f.Stored)
-	sealed, err := v.repo.backend.Get(ctx, name, off, size, nil)
+	room := v.room(int(size))
+	defer v.putRoom(room)
+	sealed, err := v.repo.backend.Get(ctx, name, off, size, room)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, &DamageError{Object: name, Err: fs.ErrNotExist}
@@ -522,7 +537,10 @@ func (v *view) readFrame(ctx context.Context, n uint32, ch *chain) ([]byte, erro
 	v.fetched.Add(int64(len(sealed)))
 	d := v.decoder()
 	defer v.putDecoder(d)
-	plain, err := d.Decode(make([]byte, 0, f.Plain), key, &f.Frame, sealed, dict)
+	if cap(buf) < int(f.Plain) {
+		buf = make([]byte, 0, f.Plain)
+	}
+	plain, err := d.Decode(buf[:0], key, &f.Frame, sealed, dict)
 	if err == nil {
 		return plain, nil
 	}
@@ -603,4 +621,30 @@ func (v *view) putDecoder(d *pack.Decoder) {
 		return
 	}
 	d.Close()
+}
+
+// room returns an empty buffer for n bytes of a sealed frame.
+func (v *view) room(n int) []byte {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for i := len(v.sealed) - 1; i >= 0; i-- {
+		if b := v.sealed[i]; cap(b) >= n {
+			v.sealed = slices.Delete(v.sealed, i, i+1)
+			return b
+		}
+	}
+	return make([]byte, 0, n)
+}
+
+// putRoom takes a buffer back when nobody uses it any more. Large ones, and more than there are workers, are not kept.
+func (v *view) putRoom(b []byte) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if cap(b) > 2*contentFrame {
+		return
+	}
+	if len(v.sealed) > v.repo.opts.Workers {
+		v.sealed = slices.Delete(v.sealed, 0, 1)
+	}
+	v.sealed = append(v.sealed, b[:0])
 }

@@ -216,6 +216,9 @@ func (x *Index) Len() int { return len(x.recs) }
 // Frames returns the number of frames.
 func (x *Index) Frames() int { return len(x.frames) }
 
+// Deltas tells whether any frame has bases.
+func (x *Index) Deltas() bool { return len(x.bases) > 0 }
+
 // Packs returns the number of packs.
 func (x *Index) Packs() int { return len(x.packs) }
 

@@ -3,6 +3,7 @@ package repo_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -32,6 +33,7 @@ type treeNode struct {
 	target    string
 	dev       uint64
 	again     bool // a further name of the file that was made last
+	caps      []byte
 	kids      []*treeNode
 }
 
@@ -108,8 +110,65 @@ func (k treeKind) node(t *rapid.T, typ uint32) *treeNode {
 				n.xattrs[name] = rapid.SliceOfN(rapid.Byte(), 0, 300).Draw(t, "value")
 			}
 		}
+		lists := []string{treeAccess}
+		if typ == unix.S_IFDIR {
+			lists = append(lists, treeDefault)
+		}
+		for _, name := range lists {
+			if typ != unix.S_IFLNK && rapid.IntRange(0, 5).Draw(t, "access list") == 0 {
+				if n.xattrs == nil {
+					n.xattrs = map[string][]byte{}
+				}
+				perm := rapid.Uint16Range(0, 7)
+				user := rapid.Uint16Range(0, 7).Draw(t, "of the owner")
+				if !k.root {
+					user |= 7 // as for the mode
+				}
+				n.xattrs[name] = treeACL(user, perm.Draw(t, "of the group"), perm.Draw(t, "mask"), perm.Draw(t, "of others"),
+					treeGrant{2, rapid.Uint32Range(1, 70000).Draw(t, "user"), perm.Draw(t, "of a user")},
+					treeGrant{8, rapid.Uint32Range(1, 70000).Draw(t, "group"), perm.Draw(t, "of a group")})
+			}
+		}
 	}
 	return n
+}
+
+const (
+	treeAccess  = "system.posix_acl_access"
+	treeDefault = "system.posix_acl_default"
+)
+
+// A treeGrant is what an access list gives to a user (tag 2) or group (tag 8).
+type treeGrant struct {
+	tag  uint16
+	id   uint32
+	perm uint16
+}
+
+// treeACL is an access list as Linux keeps it.
+func treeACL(owner, group, mask, other uint16, more ...treeGrant) []byte {
+	b := binary.LittleEndian.AppendUint32(nil, 2)
+	add := func(g treeGrant) {
+		b = binary.LittleEndian.AppendUint16(b, g.tag)
+		b = binary.LittleEndian.AppendUint16(b, g.perm)
+		b = binary.LittleEndian.AppendUint32(b, g.id)
+	}
+	const nobody = ^uint32(0)
+	add(treeGrant{1, nobody, owner})
+	for _, g := range more {
+		if g.tag == 2 {
+			add(g)
+		}
+	}
+	add(treeGrant{4, nobody, group})
+	for _, g := range more {
+		if g.tag == 8 {
+			add(g)
+		}
+	}
+	add(treeGrant{16, nobody, mask})
+	add(treeGrant{32, nobody, other})
+	return b
 }
 
 func (k treeKind) folder(t *rapid.T, depth int) *treeNode {
@@ -130,11 +189,24 @@ func (k treeKind) entry(t *rapid.T, depth int) *treeNode {
 	}
 	switch kind := rapid.SampledFrom(kinds).Draw(t, "kind"); {
 	case kind == "dir" && depth < 4:
+		if rapid.IntRange(0, 20).Draw(t, "deep") == 0 {
+			n := k.folder(t, depth+1)
+			for range rapid.IntRange(10, 100).Draw(t, "how deep") {
+				n.name = rapid.SampledFrom(treeOdd).Draw(t, "name")
+				if !k.raw {
+					n.name = strings.ToValidUTF8(n.name, "?")
+				}
+				up := k.node(t, unix.S_IFDIR)
+				up.kids = []*treeNode{n}
+				n = up
+			}
+			return n
+		}
 		return k.folder(t, depth+1)
 	case kind == "link":
 		n := k.node(t, unix.S_IFLNK)
 		n.mode = unix.S_IFLNK | 0o777
-		n.target = rapid.SampledFrom([]string{"..", ".", "/", "/etc/passwd", "dangling", "../../../../x", "a", "a//b/", "\xff\xfe\n"}).Draw(t, "target")
+		n.target = rapid.SampledFrom([]string{"..", ".", "/", "/etc/passwd", "dangling", "\\", "a/\xff", "../../../../x", "a", "a//b/", "\xff\xfe\n"}).Draw(t, "target")
 		if rapid.IntRange(0, 3).Draw(t, "any target") == 0 {
 			n.target = string(rapid.SliceOfN(rapid.ByteRange(1, 255), 1, 4000).Draw(t, "target"))
 		}
@@ -221,6 +293,11 @@ func (n *treeNode) build(path string, last *string) (err error) {
 	}
 	if err := unix.Lchown(path, n.uid, n.gid); err != nil {
 		return err
+	}
+	if n.caps != nil { // which a change of owner takes away
+		if err := unix.Lsetxattr(path, "security.capability", n.caps, 0); err != nil {
+			return err
+		}
 	}
 	if n.mode&unix.S_IFMT != unix.S_IFLNK {
 		if err := unix.Chmod(path, perm); err != nil {

@@ -17,7 +17,9 @@ type lastTree struct {
 	s     *session
 	load  tree.Load
 	ctx   context.Context // of the walk
-	path  []*lastFolder   // the root first
+	root  pack.ID
+	begun bool
+	path  []*lastFolder // the root first
 	known known
 }
 
@@ -40,14 +42,22 @@ func openLastTree(ctx context.Context, s *session, parent *Snapshot) lastTokens 
 		return nil
 	}
 	s.view.limit = min(s.view.limit, lastTreeMemory)
-	t := &lastTree{s: s, load: s.view.node, ctx: ctx}
-	root, err := tree.LoadRoot(ctx, t.load, parent.root)
+	return &lastTree{s: s, load: s.view.node, ctx: ctx, root: parent.root}
+}
+
+// open reads the root when the first file with a token asks for it: what has none costs no request.
+func (t *lastTree) open() bool {
+	if t.begun {
+		return len(t.path) > 0
+	}
+	t.begun = true
+	root, err := tree.LoadRoot(t.ctx, t.load, t.root)
 	if err != nil {
 		t.warn(err)
-		return nil
+		return false
 	}
 	t.path = []*lastFolder{{id: pack.ID(root.Folder)}}
-	return t
+	return true
 }
 
 func (t *lastTree) close() {
@@ -101,6 +111,9 @@ func (f *lastFolder) read(t *lastTree) {
 }
 
 func (t *lastTree) find(_ context.Context, path string) *known {
+	if !t.open() {
+		return nil
+	}
 	for depth := 0; ; depth++ {
 		name, rest, below := strings.Cut(path, "/")
 		if depth+1 < len(t.path) && (!below || t.path[depth+1].name != name) {

@@ -3,12 +3,14 @@
 package target
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
 	"maps"
 	"math"
 	"os"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -52,7 +54,17 @@ func (t *Target) apply(path string, n node, typ uint32, m *Meta) error {
 			mode &^= privilege
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(m.Xattrs)) {
+	// Access lists come last: one may take from the owner the right to set others.
+	names := slices.SortedFunc(maps.Keys(m.Xattrs), func(a, b string) int {
+		rank := func(name string) int {
+			if strings.HasPrefix(name, "system.") {
+				return 1
+			}
+			return 0
+		}
+		return cmp.Or(rank(a)-rank(b), strings.Compare(a, b))
+	})
+	for _, name := range names {
 		if name == capability && denied {
 			continue
 		}

@@ -28,9 +28,10 @@ type unreadJSON struct {
 const maxUnread = 10_000
 
 type backupFlags struct {
-	tags, exclude []string
-	host          string
-	minAge        time.Duration
+	tags    []string
+	folders folderOptions
+	host    string
+	minAge  time.Duration
 }
 
 func (a *app) backupCmd() *cobra.Command {
@@ -97,8 +98,10 @@ that turns out to be compressed is warned about: it would be new from end to end
 each day.
 
 --exclude takes a line of a .gitignore file in the root of each folder: "*.tmp",
-"/cache/", "!keep.tmp". The repository itself and the cache folder are left out
-of any folder that they lie in.
+"/cache/", "!keep.tmp"; --exclude-from takes a file of such lines. --ignore-file
+names files in the folders themselves, such as .gitignore, each of which counts
+for its folder and all below it. The repository itself and the cache folder are
+left out of any folder that they lie in.
 
 A file that cannot be read, vanishes or changes meanwhile does not stop the
 backup: it is listed on standard error and in the snapshot, and the exit status
@@ -123,7 +126,11 @@ number.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.backup(cmd.Context(), args[0], args[1:], &f) },
 	}
 	cmd.Flags().StringArrayVar(&f.tags, "tag", nil, "keep `KEY=VALUE` in the snapshot (repeatable)")
-	cmd.Flags().StringArrayVar(&f.exclude, "exclude", nil, "leave out what matches `PATTERN`, as in .gitignore (repeatable)")
+	cmd.Flags().StringArrayVar(&f.folders.exclude, "exclude", nil, "leave out what matches `PATTERN`, as in .gitignore (repeatable)")
+	cmd.Flags().StringArrayVar(&f.folders.excludeFrom, "exclude-from", nil, "leave out what matches a line of `FILE` (repeatable)")
+	cmd.Flags().StringArrayVar(&f.folders.ignoreFiles, "ignore-file", nil, "leave out what files called `NAME` in the folders say, as in .gitignore (repeatable)")
+	cmd.Flags().BoolVar(&f.folders.excludeCaches, "exclude-caches", false, "leave out what is in folders with a CACHEDIR.TAG")
+	cmd.Flags().BoolVar(&f.folders.oneFileSystem, "one-file-system", false, "leave out what other file systems hold that are mounted in a folder")
 	cmd.Flags().StringVar(&f.host, "host", "", "name of the host in the snapshot (default the system's)")
 	cmd.Flags().DurationVar(&f.minAge, "min-age", 0, "make none if the newest one is younger, as in 20h")
 	return cmd
@@ -134,7 +141,7 @@ func (a *app) backup(ctx context.Context, series string, args []string, f *backu
 	if err != nil {
 		return err
 	}
-	src, err := openSources(args, a.stdin, f.exclude, a.ownFolders())
+	src, err := openSources(args, a.stdin, &f.folders, a.ownFolders(), a.options().Cache)
 	if err != nil {
 		return err
 	}

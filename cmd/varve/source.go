@@ -161,6 +161,14 @@ type backupSource struct {
 	trees []io.Closer
 }
 
+// tempIn returns the cache folder if it can be used for temporary files: it lies on a disk, which what is the system's for such files may not.
+func tempIn(cache string) string {
+	if cache == "" || os.MkdirAll(cache, 0o700) != nil {
+		return ""
+	}
+	return cache
+}
+
 func (s *backupSource) Close() {
 	for _, t := range s.trees {
 		t.Close()
@@ -187,8 +195,32 @@ func ownPatterns(root string, own []string) (patterns []string) {
 	return patterns
 }
 
-// openSources makes one source of the command line's. own are folders that are varve's.
-func openSources(args []string, stdin io.Reader, exclude, own []string) (_ *backupSource, err error) {
+// folderOptions say what is left out of folders.
+type folderOptions struct {
+	exclude, excludeFrom, ignoreFiles []string
+	excludeCaches, oneFileSystem      bool
+}
+
+// dir returns the options for source.Dir.
+func (o *folderOptions) dir() (*source.DirOptions, error) {
+	exclude := slices.Clone(o.exclude)
+	for _, path := range o.excludeFrom {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("--exclude-from %s: %v", path, trim(err))
+		}
+		exclude = append(exclude, strings.Split(strings.TrimPrefix(string(b), "\ufeff"), "\n")...)
+	}
+	for _, name := range o.ignoreFiles {
+		if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
+			return nil, fmt.Errorf("--ignore-file %q: it is the name of files, such as .gitignore, not a path", name)
+		}
+	}
+	return &source.DirOptions{Exclude: exclude, IgnoreFiles: o.ignoreFiles, ExcludeCaches: o.excludeCaches, OneFileSystem: o.oneFileSystem}, nil
+}
+
+// openSources makes one source of the command line's. own are folders that are varve's, cache is that of them which holds what can be made again.
+func openSources(args []string, stdin io.Reader, o *folderOptions, own []string, cache string) (_ *backupSource, err error) {
 	var parts []*part
 	names := map[string]string{}
 	inputs := 0
@@ -212,6 +244,11 @@ func openSources(args []string, stdin io.Reader, exclude, own []string) (_ *back
 		names[p.name] = p.arg
 		parts = append(parts, p)
 	}
+	options, err := o.dir()
+	if err != nil {
+		return nil, err
+	}
+	options.Temp = tempIn(cache)
 	s := &backupSource{}
 	defer func() {
 		if err != nil {
@@ -220,7 +257,7 @@ func openSources(args []string, stdin io.Reader, exclude, own []string) (_ *back
 	}()
 	join := source.Join{}
 	for _, p := range parts {
-		fsys, err := s.open(p, stdin, slices.Concat(exclude, ownPatterns(p.path, own)))
+		fsys, err := s.open(p, stdin, *options, ownPatterns(p.path, own))
 		if err != nil {
 			return nil, at(stepSource, p.arg, err)
 		}
@@ -234,7 +271,7 @@ func openSources(args []string, stdin io.Reader, exclude, own []string) (_ *back
 	return s, nil
 }
 
-func (s *backupSource) open(p *part, stdin io.Reader, exclude []string) (fs.FS, error) {
+func (s *backupSource) open(p *part, stdin io.Reader, o source.DirOptions, own []string) (fs.FS, error) {
 	switch p.kind {
 	case standardInput:
 		return source.Stream(p.name, func(ctx context.Context) (io.ReadCloser, error) { return newInput(ctx, stdin), nil }), nil
@@ -263,7 +300,8 @@ func (s *backupSource) open(p *part, stdin io.Reader, exclude []string) (fs.FS, 
 		s.trees = append(s.trees, t)
 		return &fileFS{tree: t, base: filepath.Base(p.path)}, nil
 	}
-	t, err := source.Dir(p.path, &source.DirOptions{Exclude: exclude})
+	o.Exclude = slices.Concat(o.Exclude, own)
+	t, err := source.Dir(p.path, &o)
 	if err != nil {
 		return nil, err
 	}

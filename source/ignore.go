@@ -56,14 +56,8 @@ func trimSpaces(s string) string {
 	return s[:end]
 }
 
-// match reports whether the entry at path is excluded by a pattern of its own. That a folder above it is excluded is
-// for the caller to know: nothing below such a folder can be kept. The last pattern that matches decides.
-func (ig ignore) match(path []byte, folder bool) bool {
-	excluded, _ := ig.decide(path, folder)
-	return excluded
-}
-
-// decide is match that also tells whether any pattern matches.
+// decide reports whether the entry at path is excluded by a pattern of its own, and whether any matches. That a folder above
+// it is excluded is for the caller to know: nothing below such a folder can be kept. The last pattern that matches decides.
 func (ig ignore) decide(path []byte, folder bool) (excluded, decided bool) {
 	base := path[bytes.LastIndexByte(path, '/')+1:]
 	for i := len(ig) - 1; i >= 0; i-- {

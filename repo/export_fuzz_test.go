@@ -122,6 +122,6 @@ func TokenSeed() []byte {
 		w.piece(1, nil)
 	}
 	w.drop()
-	w.end("b/c", &tree.Entry{Token: id[:16], Xattrs: []tree.Xattr{{Name: []byte("user.x"), Value: []byte("y")}}})
+	w.end("b/c", &tree.Entry{Token: id[:16], Xattrs: []tree.Xattr{{Name: []byte("user.x"), Value: []byte("y")}}, Type: "text/plain", Meta: []tree.Pair{{Key: "k", Value: "v"}}})
 	return w.out
 }

@@ -57,7 +57,7 @@ type ContextFS interface {
 }
 
 // EntriesFS is an fs.FS that lists a folder of any size in constant memory: each entry once, sorted by the bytes of its
-// raw name, the error last and once. Backup prefers it to ReadDir.
+// raw name, the error last and once. Backup prefers it to ReadDir, and calls Info of several entries at once.
 type EntriesFS interface {
 	fs.FS
 	Entries(ctx context.Context, dir string) iter.Seq2[fs.DirEntry, error]

@@ -27,7 +27,7 @@ import (
 // takes back those before:
 //
 //	pieces << 1 | last, then for each piece: length << 1 | is it no hole, id (32) unless a hole
-//	if last: path, token, number of xattrs, each as name and value
+//	if last: path, token; if there is one: number of xattrs, each as name and value, content type, number of metadata, each as key and value
 //
 // Numbers are varints, and the strings of the last line stand behind their lengths.
 
@@ -113,6 +113,11 @@ func (w *tokenWriter) text(b []byte) {
 	w.out = append(w.out, b...)
 }
 
+func (w *tokenWriter) word(s string) {
+	w.out = binary.AppendUvarint(w.out, uint64(len(s)))
+	w.out = append(w.out, s...)
+}
+
 func (w *tokenWriter) flush() {
 	if w.err == nil {
 		w.sum.Write(w.out)
@@ -132,13 +137,18 @@ func (w *tokenWriter) end(path string, e *tree.Entry) {
 	}
 	w.part = false
 	w.head(1)
-	w.out = binary.AppendUvarint(w.out, uint64(len(path)))
-	w.out = append(w.out, path...)
+	w.word(path)
 	w.text(e.Token)
 	w.out = binary.AppendUvarint(w.out, uint64(len(e.Xattrs)))
 	for i := range e.Xattrs {
 		w.text(e.Xattrs[i].Name)
 		w.text(e.Xattrs[i].Value)
+	}
+	w.word(e.Type)
+	w.out = binary.AppendUvarint(w.out, uint64(len(e.Meta)))
+	for i := range e.Meta {
+		w.word(e.Meta[i].Key)
+		w.word(e.Meta[i].Value)
 	}
 }
 
@@ -151,7 +161,7 @@ func (w *tokenWriter) drop() {
 	if w.part {
 		w.part = false
 		w.head(1)
-		w.out = append(w.out, 0, 0, 0)
+		w.out = append(w.out, 0, 0)
 	}
 }
 
@@ -215,6 +225,8 @@ func (noTokens) close()                              {}
 type known struct {
 	token  []byte
 	xattrs []tree.Xattr
+	typ    string
+	meta   []tree.Pair
 	pieces []tree.Piece
 	stream iter.Seq2[tree.Piece, error] // instead of pieces
 }
@@ -387,9 +399,15 @@ func (t *tokenReader) next() {
 		end := t.off
 		t.path = t.text(t.path)
 		t.token = t.text(nil)
-		t.xattrs = nil
-		for i := t.number(); i > 0 && t.err == nil; i-- {
-			t.xattrs = append(t.xattrs, tree.Xattr{Name: t.text(nil), Value: t.text(nil)})
+		t.xattrs, t.typ, t.meta = nil, "", nil
+		if len(t.token) > 0 {
+			for i := t.number(); i > 0 && t.err == nil; i-- {
+				t.xattrs = append(t.xattrs, tree.Xattr{Name: t.text(nil), Value: t.text(nil)})
+			}
+			t.typ = string(t.text(nil))
+			for i := t.number(); i > 0 && t.err == nil; i-- {
+				t.meta = append(t.meta, tree.Pair{Key: string(t.text(nil)), Value: string(t.text(nil))})
+			}
 		}
 		if t.err != nil {
 			t.done = true

@@ -140,7 +140,7 @@ func (t *lastTree) knownOf(e *tree.Entry) *known {
 	if !e.IsRegular() || len(e.Token) == 0 {
 		return nil
 	}
-	t.known = known{token: e.Token, xattrs: e.Xattrs, pieces: e.Inline}
+	t.known = known{token: e.Token, xattrs: e.Xattrs, typ: e.Type, meta: e.Meta, pieces: e.Inline}
 	if len(e.List) > 0 {
 		t.known.stream = func(yield func(tree.Piece, error) bool) {
 			for run, err := range tree.Pieces(t.ctx, t.load, e, 0) {

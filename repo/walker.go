@@ -405,6 +405,9 @@ func (w *walker) file(ctx context.Context, path, rawPath, rawName string, info f
 	if k := w.unchanged(ctx, rawPath, info, a); k != nil {
 		e, _ := newEntry(rawName, info, a, nil)
 		e.Token, e.Xattrs = k.token, k.xattrs
+		if e.Type == "" && len(e.Meta) == 0 {
+			e.Type, e.Meta = k.typ, k.meta // a source may know them only of what it opens
+		}
 		err := k.each(tokenPieces, func(pieces []tree.Piece) error { return w.add(op{kind: opKnown, pieces: pieces}) })
 		if _, lost := errors.AsType[lostPieces](err); !lost {
 			if err != nil {

@@ -178,7 +178,7 @@ func newPipeline(ctx context.Context, s *session, tokens *tokenWriter, maxChunk 
 		p.outs <- nil
 	}
 	for range packs {
-		b := memory.New(packBuffer)
+		b := memory.New(sizes.packBuffer())
 		p.blocks = append(p.blocks, b)
 		p.bufs <- b.Bytes
 	}

@@ -193,7 +193,7 @@ func (rs *restorer) flush(ctx context.Context) error {
 				}
 				// What the next window wants as well is mostly at the end of this one.
 				if buf == nil && i < len(w.frames)-nextFrames {
-					buf = make([]byte, 0, contentFrame+1<<20)
+					buf = make([]byte, 0, sizes.contentFrame+1<<20)
 				}
 				into := buf
 				if i >= len(w.frames)-nextFrames {

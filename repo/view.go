@@ -640,7 +640,7 @@ func (v *view) room(n int) []byte {
 func (v *view) putRoom(b []byte) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if cap(b) > 2*contentFrame {
+	if cap(b) > 2*sizes.contentFrame {
 		return
 	}
 	if len(v.sealed) > v.repo.opts.Workers {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -195,7 +196,7 @@ func (a *app) options() *repo.Options {
 			a.cache = filepath.Join(dir, "varve")
 		}
 	}
-	return &repo.Options{Cache: a.cache}
+	return &repo.Options{Cache: a.cache, Logger: slog.New(&warner{a: a, said: map[string]bool{}})}
 }
 
 // ownFolders returns the folders on this machine that varve itself writes to.

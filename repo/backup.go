@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/varvebackup/varve/chunk"
+	"github.com/varvebackup/varve/repo/internal/tree"
 )
 
 // BackupOptions are for Backup. Nil and the zero value are good.
@@ -147,6 +148,9 @@ func (r *Repo) runSession(ctx context.Context, s *session, series string, fsys f
 	snap.root = p.root
 	snap.unread = p.unread
 	snap.missing = w.missing
+	for _, part := range w.parts {
+		snap.parts = append(snap.parts, partWhen{r.partHash([]byte(part.name)), *tree.TimeOf(part.begun), *tree.TimeOf(part.ended)})
+	}
 	snap.End = time.Now()
 	snap.Stats = p.stats()
 	n, err := s.commit(ctx, snap)

@@ -45,6 +45,7 @@ type Snapshot struct {
 	root    pack.ID
 	unread  *pack.ID
 	missing int64 // unread ones that were not tolerated
+	parts   []partWhen
 }
 
 // Incomplete tells whether something could not be read that was not tolerated. Repo.Unread tells what.
@@ -71,11 +72,62 @@ type manifest struct {
 	Version string      `cbor:"10,keyasint"`
 	Unread  []byte      `cbor:"11,keyasint,omitempty"`
 	Missing uint64      `cbor:"12,keyasint,omitempty"`
+	Parts   []partWhen  `cbor:"14,keyasint,omitempty"`
+}
+
+// partWhen is when a part of the source was read. Names of files are no business of those who may read manifests, so it says which by a keyed hash.
+type partWhen struct {
+	Name  []byte    `cbor:"1,keyasint"`
+	Begun tree.Time `cbor:"2,keyasint"`
+	Ended tree.Time `cbor:"3,keyasint"`
+}
+
+// Part is a part of a joined source in a snapshot.
+type Part struct {
+	Name         string // of the entry at the root, as FS spells it
+	Begun, Ended time.Time
+}
+
+// partHash says which part is meant, to those who know its name.
+func (r *Repo) partHash(name []byte) []byte {
+	id := r.id(crypt.SectionTree, append([]byte("varve part "), name...))
+	return id[:16]
+}
+
+// Parts returns when the parts of a snapshot's source were read (see JoinedFS), in the order in which they were; none if it had none. A part that was optional and failed is not
+// among them. The errors are those of FS.
+func (r *Repo) Parts(ctx context.Context, s *Snapshot) ([]Part, error) {
+	if len(s.parts) == 0 {
+		return nil, nil
+	}
+	fsys, err := r.FS(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := fs.ReadDir(fsys, ".")
+	if err != nil {
+		return nil, fmt.Errorf("the parts of %s: %w", s.ID, err)
+	}
+	byHash := map[string]string{}
+	for _, e := range entries {
+		raw, err := Unescape(e.Name())
+		if err != nil {
+			return nil, err
+		}
+		byHash[string(r.partHash([]byte(raw)))] = e.Name()
+	}
+	var parts []Part
+	for _, p := range s.parts {
+		if name, ok := byHash[string(p.Name)]; ok {
+			parts = append(parts, Part{Name: name, Begun: p.Begun.Time(), Ended: p.Ended.Time()})
+		}
+	}
+	return parts, nil
 }
 
 func (s *Snapshot) manifest() *manifest {
 	m := &manifest{Series: s.Series, Session: s.ID, Time: *tree.TimeOf(s.Time), End: *tree.TimeOf(s.End), Host: s.Host, Root: s.root[:],
-		Parent: s.Parent, Version: s.Version, Missing: uint64(s.missing)}
+		Parent: s.Parent, Version: s.Version, Missing: uint64(s.missing), Parts: s.parts}
 	for _, k := range sortedKeys(s.Tags) {
 		m.Tags = append(m.Tags, tree.Pair{Key: k, Value: s.Tags[k]})
 	}
@@ -105,6 +157,12 @@ func (m *manifest) snapshot(session string) (*Snapshot, error) {
 	}
 	s := &Snapshot{ID: session, Series: m.Series, Time: m.Time.Time(), End: m.End.Time(), Host: m.Host, Parent: m.Parent, Version: m.Version,
 		root: pack.ID(m.Root), missing: int64(m.Missing)}
+	for i := range m.Parts {
+		if p := &m.Parts[i]; len(p.Name) != 16 || !possible(&p.Begun) || !possible(&p.Ended) {
+			return nil, errors.New("a manifest whose parts do not fit")
+		}
+	}
+	s.parts = m.Parts
 	if len(m.Tags) > 0 {
 		s.Tags = make(map[string]string, len(m.Tags))
 	}

@@ -92,3 +92,10 @@ type JoinedFS interface {
 	fs.FS
 	Parts() []string
 }
+
+// An OptionalFS is a JoinedFS some parts of which may be missing from a snapshot: when such a part cannot be read, or a stream of it fails, that is recorded like a file that
+// cannot be read, instead of failing the backup.
+type OptionalFS interface {
+	JoinedFS
+	Optional(part string) bool
+}

@@ -38,6 +38,15 @@ type walker struct {
 	dropped int   // unread ones beyond maxUnread
 	missing int64 // unread ones that were not tolerated
 	current atomic.Pointer[string]
+
+	optional bool // what is read belongs to a part that may fail
+	parts    []partTimes
+}
+
+// partTimes is when a part of a joined source was read.
+type partTimes struct {
+	name         string
+	begun, ended time.Time
 }
 
 func (w *walker) at() string {
@@ -82,15 +91,24 @@ func (w *walker) run(series string) error {
 		return err
 	}
 	if isJoined {
+		optional, _ := w.fsys.(OptionalFS)
 		for _, part := range parts {
+			w.optional = optional != nil && optional.Optional(part)
+			begun := time.Now()
 			info, err := fs.Lstat(w.fsys, part)
-			if err != nil {
-				return fmt.Errorf("read %s: %w", part, err)
+			if err != nil && w.optional {
+				err = w.record(part, err)
+			} else if err != nil {
+				err = fmt.Errorf("read %s: %w", part, err)
+			} else {
+				err = w.entry(ctx, "", "", part, info, true, 0)
 			}
-			if err := w.entry(ctx, "", "", part, info, true, 0); err != nil {
+			if err != nil {
 				return err
 			}
+			w.parts = append(w.parts, partTimes{part, begun, time.Now()})
 		}
+		w.optional = false
 	} else if err := w.entries(ctx, ".", "", 0); err != nil {
 		return fmt.Errorf("read the root of the source: %w", err)
 	}
@@ -322,7 +340,7 @@ func (w *walker) entry(ctx context.Context, dir, raw, name string, info fs.FileI
 			return err
 		}
 		if err := w.entries(ctx, path, rawPath, depth+1); err != nil {
-			if part {
+			if part && !w.optional {
 				return fmt.Errorf("read %s: %w", rawPath, err)
 			}
 			if err := w.record(rawPath, err); err != nil {
@@ -421,7 +439,7 @@ func (w *walker) file(ctx context.Context, path, rawPath, rawName string, info f
 	}
 	e, err := w.readTwice(ctx, path, rawName, info, a)
 	if err != nil {
-		if a.Stream {
+		if a.Stream && !w.optional {
 			return fatal{fmt.Errorf("read %s: %w", rawPath, err)}
 		}
 		if err := w.record(rawPath, err); err != nil {

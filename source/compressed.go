@@ -19,11 +19,13 @@ func Warn(fsys fs.FS, warn func(path, text string)) fs.FS {
 		c := *f
 		c.warn = warn
 		return &c
+	case optional:
+		return optional{Warn(f.FS, warn)}
 	case Join:
 		j := Join{}
 		for name, part := range f {
 			below := func(sub, text string) { warn(path.Join(name, sub), text) }
-			if _, ok := part.(*stream); ok {
+			if _, ok := must(part).(*stream); ok {
 				below = func(_, text string) { warn(name, text) }
 			}
 			j[name] = Warn(part, below)

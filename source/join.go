@@ -14,32 +14,61 @@ import (
 )
 
 var (
-	_ repo.JoinedFS  = Join(nil)
-	_ repo.ContextFS = Join(nil)
-	_ repo.EntriesFS = Join(nil)
-	_ repo.XattrFS   = Join(nil)
-	_ fs.ReadLinkFS  = Join(nil)
-	_ fs.ReadDirFS   = Join(nil)
-	_ fs.StatFS      = Join(nil)
+	_ repo.OptionalFS = Join(nil)
+	_ repo.ContextFS  = Join(nil)
+	_ repo.EntriesFS  = Join(nil)
+	_ repo.XattrFS    = Join(nil)
+	_ fs.ReadLinkFS   = Join(nil)
+	_ fs.ReadDirFS    = Join(nil)
+	_ fs.StatFS       = Join(nil)
 )
 
 // Join is an fs.FS whose root has the parts as its entries, by name: a Stream or Command as a file, anything else as a
 // folder that is that part's root. Parts gives the order in which Backup reads them: streams first, then parts that are
-// themselves joined, then trees, each sorted.
+// themselves joined, then trees, then buckets, each sorted.
+//
+// A part that cannot be read, or a stream of it that fails, fails the backup, unless it is [Optional].
 //
 // What a part offers beyond io/fs it offers in the Join too, by paths that begin with its name. A name may be any
 // element of a path but "." and ".."; if one is not, or a part is nil, every use is fs.ErrInvalid. The map must not change
 // meanwhile, and the parts are their owner's to close.
 type Join map[string]fs.FS
 
+// Optional marks a part of a [Join] as one without which there may be a snapshot: if it cannot be read, that is recorded like a
+// file that cannot be read. Elsewhere it changes nothing.
+func Optional(part fs.FS) fs.FS {
+	if part == nil {
+		return nil
+	}
+	return optional{part}
+}
+
+type optional struct{ fs.FS }
+
+// must returns a part without that mark.
+func must(part fs.FS) fs.FS {
+	for {
+		o, ok := part.(optional)
+		if !ok {
+			return part
+		}
+		part = o.FS
+	}
+}
+
+// Optional tells whether a part is marked so. It implements repo.OptionalFS.
+func (j Join) Optional(name string) bool { _, ok := j[name].(optional); return ok }
+
 // Parts returns the names of the parts in the order in which they are to be read. It implements repo.JoinedFS.
 func (j Join) Parts() []string {
 	rank := func(name string) int {
-		switch j[name].(type) {
+		switch must(j[name]).(type) {
 		case *stream, *dumps:
 			return 0
 		case repo.JoinedFS:
 			return 1
+		case interface{ Bucket() string }:
+			return 3 // what the rows of a dump and the files of a tree point at is there by now
 		}
 		return 2
 	}
@@ -57,7 +86,7 @@ type joined struct {
 
 func (j Join) find(op, name string) (joined, error) {
 	for key, part := range j {
-		if !validName(key) || part == nil {
+		if !validName(key) || must(part) == nil {
 			return joined{}, pathError(op, name, fmt.Errorf("%w part %q of a Join", fs.ErrInvalid, key))
 		}
 	}
@@ -69,6 +98,7 @@ func (j Join) find(op, name string) (joined, error) {
 		return joined{}, pathError(op, name, fs.ErrInvalid)
 	}
 	part, ok := j[key]
+	part = must(part)
 	s, isFile := part.(*stream)
 	switch {
 	case !ok, isFile && below:

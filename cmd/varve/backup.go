@@ -93,7 +93,10 @@ of its program, and a database the name "postgres", "mysql", "mongo.archive" or
 slash in it, so a path with a '=' is written ./a=b. An argument that begins with
 exec: or sqlite: has no AS, whatever '=' there is in it.
 
-Commands, databases and standard input are read first, then the files. A dump
+Commands, databases and standard input are read first, then the files, buckets
+last; "varve snapshots --parts" tells when each was. If one of them cannot be
+read, there is no snapshot, unless --optional names it: then it is listed like a
+file that cannot be read, and the exit status is 3. A dump
 that turns out to be compressed is warned about: it would be new from end to end
 each day.
 
@@ -131,6 +134,7 @@ number.`,
 	cmd.Flags().StringArrayVar(&f.folders.ignoreFiles, "ignore-file", nil, "leave out what files called `NAME` in the folders say, as in .gitignore (repeatable)")
 	cmd.Flags().BoolVar(&f.folders.excludeCaches, "exclude-caches", false, "leave out what is in folders with a CACHEDIR.TAG")
 	cmd.Flags().BoolVar(&f.folders.oneFileSystem, "one-file-system", false, "leave out what other file systems hold that are mounted in a folder")
+	cmd.Flags().StringArrayVar(&f.folders.optional, "optional", nil, "make a snapshot without the source called `AS` if it cannot be read (repeatable)")
 	cmd.Flags().StringVar(&f.host, "host", "", "name of the host in the snapshot (default the system's)")
 	cmd.Flags().DurationVar(&f.minAge, "min-age", 0, "make none if the newest one is younger, as in 20h")
 	return cmd

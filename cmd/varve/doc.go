@@ -50,7 +50,8 @@
 //	version      {version, go, os, arch}
 //
 //	SNAPSHOT     {id, series, time, end, host, tags: {KEY: VALUE}, parent, version, incomplete, files, folders, others,
-//	              bytes, bytes_read, bytes_new, bytes_stored, unread, forgotten}
+//	              bytes, bytes_read, bytes_new, bytes_stored, unread, forgotten,
+//	              parts: [{name, begun, ended}]}
 //	ENTRY        {path, type, mode, size, mod_time, uid, gid, user, group, target}
 //	SLOT         {id, role, kind, label, created, current, error}
 //

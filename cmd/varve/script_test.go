@@ -43,6 +43,11 @@ func TestScript(t *testing.T) {
 			e.Setenv("VARVE_CACHE", filepath.Join(e.WorkDir, ".cache"))
 			e.Setenv("VARVE_KEY", key.Text())
 			e.Setenv("TZ", "UTC")
+			hook, err := filepath.Abs("../../examples/deploy-hook/after-deploy.sh")
+			if err != nil {
+				return err
+			}
+			e.Setenv("HOOK", hook)
 			return nil
 		},
 		Condition: func(cond string) (bool, error) {

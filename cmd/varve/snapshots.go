@@ -34,6 +34,14 @@ type snapshotJSON struct {
 	BytesStored int64             `json:"bytes_stored"`
 	Unread      int64             `json:"unread"`
 	Forgotten   *time.Time        `json:"forgotten"`
+	Parts       []partJSON        `json:"parts,omitempty"`
+}
+
+// partJSON is when a source of a snapshot was read.
+type partJSON struct {
+	Name  string    `json:"name"`
+	Begun time.Time `json:"begun"`
+	Ended time.Time `json:"ended"`
 }
 
 func snapshotOf(s *repo.Snapshot) snapshotJSON {
@@ -54,6 +62,7 @@ func snapshotOf(s *repo.Snapshot) snapshotJSON {
 func (a *app) snapshotsCmd() *cobra.Command {
 	var tags []string
 	var newest int
+	var parts bool
 	var forgotten bool
 	cmd := &cobra.Command{
 		Use:   "snapshots [SERIES]",
@@ -70,7 +79,9 @@ Times are RFC 3339 in UTC. parent is the id of the snapshot before, or "".
 incomplete: something could not be read whole; unread counts that. bytes are
 those of the content, bytes_read those of it that were read, bytes_new those of
 it that the repository did not have, and bytes_stored is what that took there.
-forgotten is when it was forgotten, null if it was not.`,
+forgotten is when it was forgotten, null if it was not. With --parts there is
+also parts: [{name, begun, ended}], the sources in the order in which they were
+read, of a snapshot that has several.`,
 		Args:              arguments(0, 1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -82,11 +93,12 @@ forgotten is when it was forgotten, null if it was not.`,
 			if f.Tags, err = parseTags(tags); err != nil {
 				return err
 			}
-			return a.snapshots(cmd.Context(), f)
+			return a.snapshots(cmd.Context(), f, parts)
 		},
 	}
 	cmd.Flags().StringArrayVar(&tags, "tag", nil, "only those with this `KEY=VALUE` (repeatable)")
 	cmd.Flags().IntVarP(&newest, "newest", "n", 0, "only the newest `N`")
+	cmd.Flags().BoolVar(&parts, "parts", false, "also when each source of a snapshot was read (takes a key that reads names)")
 	cmd.Flags().BoolVar(&forgotten, "forgotten", false, "those that were forgotten")
 	return cmd
 }
@@ -103,7 +115,7 @@ func parseTags(args []string) (map[string]string, error) {
 	return tags, nil
 }
 
-func (a *app) snapshots(ctx context.Context, f repo.Filter) error {
+func (a *app) snapshots(ctx context.Context, f repo.Filter, parts bool) error {
 	r, err := a.open(ctx)
 	if err != nil {
 		return err
@@ -116,7 +128,17 @@ func (a *app) snapshots(ctx context.Context, f repo.Filter) error {
 			broken = err
 			break
 		}
-		all = append(all, snapshotOf(s))
+		doc := snapshotOf(s)
+		if parts {
+			list, err := r.Parts(ctx, s)
+			if err != nil {
+				return err
+			}
+			for _, p := range list {
+				doc.Parts = append(doc.Parts, partJSON{p.Name, p.Begun.UTC(), p.Ended.UTC()})
+			}
+		}
+		all = append(all, doc)
 	}
 	// Those that can be opened are shown even if others can't.
 	if a.json {
@@ -152,6 +174,9 @@ func (a *app) snapshotTable(all []snapshotJSON) error {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", shortID(s.ID), local(s.Time), printable(s.Series), printable(s.Host), s.Files,
 			size(s.Bytes), size(s.BytesStored), strings.Join(notes, " "))
+		for _, p := range s.Parts {
+			fmt.Fprintf(w, "\t%s\t%s in %s\n", local(p.Begun), printable(p.Name), duration(p.Ended.Sub(p.Begun)))
+		}
 	}
 	return w.Flush()
 }

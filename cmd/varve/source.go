@@ -23,6 +23,9 @@ type part struct {
 	path string // of a folder or file, or of a database of SQLite
 	line string // of a command
 	url  string // of a database or bucket
+
+	optional bool
+	why      error // of one that is absent
 }
 
 type partKind uint8
@@ -35,6 +38,7 @@ const (
 	database
 	sqlite
 	bucketKeys
+	absent // an optional one that is not there
 )
 
 // databases are the names that a database's dump gets beside other sources, by the scheme of its URL.
@@ -155,6 +159,13 @@ func programName(line string) string {
 	return ""
 }
 
+// absentFS is a part that is not there.
+type absentFS struct{ err error }
+
+func (a absentFS) Open(name string) (fs.File, error) {
+	return nil, &fs.PathError{Op: "open", Path: name, Err: a.err}
+}
+
 // A backupSource is what all SOURCEs make together.
 type backupSource struct {
 	fsys  fs.FS
@@ -199,6 +210,7 @@ func ownPatterns(root string, own []string) (patterns []string) {
 type folderOptions struct {
 	exclude, excludeFrom, ignoreFiles []string
 	excludeCaches, oneFileSystem      bool
+	optional                          []string // names of parts
 }
 
 // dir returns the options for source.Dir.
@@ -224,10 +236,22 @@ func openSources(args []string, stdin io.Reader, o *folderOptions, own []string,
 	var parts []*part
 	names := map[string]string{}
 	inputs := 0
+	optional := map[string]bool{} // by name; true once there is such a part
+	for _, name := range o.optional {
+		optional[name] = false
+	}
 	for _, arg := range args {
 		p, err := parsePart(arg)
+		if as, _, ok := strings.Cut(arg, "="); err != nil && ok {
+			if _, may := optional[as]; may && errors.Is(err, fs.ErrNotExist) {
+				p, err = &part{arg: arg, name: as, as: true, kind: absent, why: err}, nil
+			}
+		}
 		if err != nil {
 			return nil, err
+		}
+		if _, may := optional[p.name]; may {
+			p.optional, optional[p.name] = true, true
 		}
 		alone := len(args) == 1 && p.kind == folder && !p.as
 		if p.name == "" && !alone {
@@ -244,6 +268,11 @@ func openSources(args []string, stdin io.Reader, o *folderOptions, own []string,
 		names[p.name] = p.arg
 		parts = append(parts, p)
 	}
+	for name, found := range optional {
+		if !found {
+			return nil, fmt.Errorf("--optional %s: no source has that name in the snapshot", name)
+		}
+	}
 	options, err := o.dir()
 	if err != nil {
 		return nil, err
@@ -258,8 +287,15 @@ func openSources(args []string, stdin io.Reader, o *folderOptions, own []string,
 	join := source.Join{}
 	for _, p := range parts {
 		fsys, err := s.open(p, stdin, *options, ownPatterns(p.path, own))
+		if err != nil && p.optional {
+			fsys, err = absentFS{err}, nil
+		}
 		if err != nil {
 			return nil, at(stepSource, p.arg, err)
+		}
+		if p.optional {
+			join[p.name] = source.Optional(fsys)
+			continue
 		}
 		if len(parts) == 1 && (p.kind == folder || p.kind == database) && !p.as {
 			s.fsys = fsys
@@ -273,6 +309,8 @@ func openSources(args []string, stdin io.Reader, o *folderOptions, own []string,
 
 func (s *backupSource) open(p *part, stdin io.Reader, o source.DirOptions, own []string) (fs.FS, error) {
 	switch p.kind {
+	case absent:
+		return absentFS{p.why}, nil
 	case standardInput:
 		return source.Stream(p.name, func(ctx context.Context) (io.ReadCloser, error) { return newInput(ctx, stdin), nil }), nil
 	case command:

@@ -130,3 +130,6 @@ func (f *FS) Close() error { return f.client.Close() }
 func (f *FS) String() string {
 	return strings.Replace(f.client.String(), "/?", "/"+f.prefix+"?", 1)
 }
+
+// Bucket returns the bucket's name. A source.Join reads parts that have one last.
+func (f *FS) Bucket() string { return f.name }

@@ -169,12 +169,12 @@ func (p *pruner) spare(ctx context.Context, s *survey, gone map[pack.ID]bool) er
 	if err != nil {
 		return err
 	}
-	if len(res.Missing) > 0 {
-		why := res.Missing[0].Err
+	if m := res.Gone(); m != nil {
+		why := m.Err
 		if why == nil {
 			why = errNotIndexed
 		}
-		return &blockedError{r.whoNeeds(ctx, s, &DamageError{Object: "blob " + res.Missing[0].ID.String(), Err: why})}
+		return &blockedError{r.whoNeeds(ctx, s, &DamageError{Object: "blob " + m.ID.String(), Err: why})}
 	}
 	there := func(n uint32) bool {
 		info, ok := s.packs[x.Pack(n).ID]

@@ -253,8 +253,7 @@ func (r *Repo) mark(ctx context.Context, s *survey) error {
 	if err != nil {
 		return err
 	}
-	if len(res.Missing) > 0 && !broken.skipMissing {
-		m := res.Missing[0]
+	if m := res.Gone(); m != nil && !broken.skipMissing {
 		why := m.Err
 		if why == nil {
 			why = errNotIndexed
@@ -286,7 +285,7 @@ func (r *Repo) whoNeeds(ctx context.Context, s *survey, missing error) error {
 		if err != nil {
 			return err
 		}
-		if len(res.Missing) > 0 {
+		if res.Gone() != nil {
 			names = append(names, snapshotName(snap.ID))
 		}
 	}

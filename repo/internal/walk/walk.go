@@ -57,6 +57,7 @@ func (b Bitmap) All() iter.Seq[uint32] {
 type Missing struct {
 	ID   pack.ID
 	Kind uint8
+	Base bool  // it is needed only as a base of some copy: another copy of the same blob may do without
 	Err  error // why a node cannot be read, or tree.ErrDamaged for a chunk; nil for what is not in the index
 }
 
@@ -67,13 +68,23 @@ type Result struct {
 	// Reached has, of every blob that a tree names, one copy: the first that Find returns, of content the first of the length that the tree says. What is needed only as a base is
 	// not in it. Whoever deletes chooses which copies stay.
 	Reached Bitmap
-	// Missing is what could not be followed: what lies below a node in it is not in Needed. Whoever deletes must not when it is not empty.
+	// Missing is what could not be followed: what lies below a node in it is not in Needed. Whoever deletes must not when Gone tells of something.
 	Missing []Missing
+}
+
+// Gone returns something that is missing whatever copies are chosen; nil if there is nothing. Whether what only bases lack is lost, the choice of copies tells.
+func (r *Result) Gone() *Missing {
+	for i := range r.Missing {
+		if !r.Missing[i].Base {
+			return &r.Missing[i]
+		}
+	}
+	return nil
 }
 
 // Run walks all trees from the given nodes on, each node once, by several workers. load reads a node. The error is ctx's.
 func Run(ctx context.Context, x *index.Index, load tree.Load, roots []pack.ID, workers int) (*Result, error) {
-	w := &walker{x: x, load: load, res: &Result{Needed: NewBitmap(x.Len()), Reached: NewBitmap(x.Len())}, frames: NewBitmap(x.Frames()), nodes: NewBitmap(x.Len()), missing: map[pack.ID]bool{}}
+	w := &walker{x: x, load: load, res: &Result{Needed: NewBitmap(x.Len()), Reached: NewBitmap(x.Len())}, frames: NewBitmap(x.Frames()), nodes: NewBitmap(x.Len()), missing: map[pack.ID]int{}}
 	w.cond = sync.NewCond(&w.mu)
 	for _, id := range roots {
 		w.need(id, Tree, 0)
@@ -105,7 +116,7 @@ type walker struct {
 	nodes   Bitmap // first copies of nodes that were walked
 	stack   []pack.ID
 	busy    int
-	missing map[pack.ID]bool
+	missing map[pack.ID]int // places in res.Missing
 	copies  []index.Copy
 	bases   []base
 }
@@ -141,7 +152,7 @@ func (w *walker) work(ctx context.Context) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			w.miss(id, Tree, err)
+			w.miss(id, Tree, false, err)
 		} else {
 			w.follow(n)
 		}
@@ -192,13 +203,13 @@ func (w *walker) pieces(ps []tree.Piece) {
 func (w *walker) need(id pack.ID, kind uint8, length uint64) {
 	w.copies = w.x.Find(w.copies[:0], id, kind)
 	if len(w.copies) == 0 {
-		w.miss(id, kind, nil)
+		w.miss(id, kind, false, nil)
 		return
 	}
 	first := 0
 	if length != 0 {
 		if first = slices.IndexFunc(w.copies, func(c index.Copy) bool { return uint64(c.Length) == length }); first < 0 {
-			w.miss(id, kind, fmt.Errorf("%w: no copy of a chunk is as long as its list says", tree.ErrDamaged))
+			w.miss(id, kind, false, fmt.Errorf("%w: no copy of a chunk is as long as its list says", tree.ErrDamaged))
 			first = 0
 		}
 	}
@@ -213,17 +224,20 @@ func (w *walker) need(id pack.ID, kind uint8, length uint64) {
 		w.bases = w.bases[:len(w.bases)-1]
 		w.copies = w.x.Find(w.copies[:0], b.id, kind)
 		if !slices.ContainsFunc(w.copies, func(c index.Copy) bool { return w.x.Frame(c.Frame).Depth < b.depth }) {
-			w.miss(b.id, kind, nil)
+			w.miss(b.id, kind, true, nil)
 		}
 		w.mark()
 	}
 }
 
 // miss notes what is missing, once. w.mu is held.
-func (w *walker) miss(id pack.ID, kind uint8, err error) {
-	if !w.missing[id] {
-		w.missing[id] = true
-		w.res.Missing = append(w.res.Missing, Missing{ID: id, Kind: kind, Err: err})
+func (w *walker) miss(id pack.ID, kind uint8, base bool, err error) {
+	i, ok := w.missing[id]
+	if !ok {
+		w.missing[id] = len(w.res.Missing)
+		w.res.Missing = append(w.res.Missing, Missing{ID: id, Kind: kind, Base: base, Err: err})
+	} else if m := &w.res.Missing[i]; m.Base && !base {
+		m.Base, m.Err = false, err
 	}
 }
 

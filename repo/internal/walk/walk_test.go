@@ -222,6 +222,28 @@ func TestWalk(t *testing.T) {
 	}
 }
 
+// A base of one copy may be gone, for another copy was kept: a collection then freed the base and not the pack of the first copy, which holds more.
+func TestBaseOfOneCopy(t *testing.T) {
+	s := newStore(t)
+	s.frame(walk.Content, 1, []pack.ID{id(9)}, id(1))
+	s.frame(walk.Content, 0, nil, id(1))
+	root := s.root(pieces(1))
+	res, err := walk.Run(t.Context(), s.index(), s.load, []pack.ID{root}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(res.Missing) != 1 || !res.Missing[0].Base || res.Gone() != nil {
+		t.Errorf("missing %+v, gone %v", res.Missing, res.Gone())
+	}
+	res, err = walk.Run(t.Context(), s.index(), s.load, []pack.ID{root, s.root(pieces(9))}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m := res.Gone(); m == nil {
+		t.Error("what is needed itself is not gone")
+	}
+}
+
 // Each node is read once, however many name it; a node that cannot be read, or is none, is missing, and the rest is walked all the same.
 func TestNodes(t *testing.T) {
 	s := newStore(t)

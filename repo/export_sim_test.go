@@ -127,8 +127,8 @@ func (r *Repo) walkFrom(ctx context.Context, v *view, snaps []*Snapshot) (*walk.
 		roots = append(roots, s.root)
 	}
 	res, err := walk.Run(ctx, v.x, v.node, roots, 1)
-	if err == nil && len(res.Missing) > 0 {
-		err = fmt.Errorf("blob %v is missing: %v", res.Missing[0].ID, res.Missing[0].Err)
+	if err == nil && res.Gone() != nil {
+		err = fmt.Errorf("blob %v is missing: %v", res.Gone().ID, res.Gone().Err)
 	}
 	return res, err
 }

@@ -86,28 +86,19 @@ func (r *Repo) loadMaintenance(ctx context.Context) (*maintenance, error) {
 		stored[info.Name] = info.Modified
 	}
 	names := sortedKeys(stored)
-	records := make([]record, len(names))
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(8)
-	for i, name := range names {
-		rec := &records[i]
-		var ok bool
-		if rec.kind, rec.n, ok = gcKind(name); !ok {
-			rec.bad = &DamageError{Object: name, Err: errNoSuchName}
-			continue
-		}
-		g.Go(func() (err error) {
-			_, rec.body, err = r.openSealed(gctx, name, rec.kind)
-			if d, ok := errors.AsType[*DamageError](err); ok {
-				rec.bad = d
-				rec.lost, err = r.rotten(gctx, name, err)
-			}
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
+	records, err := r.readRecords(ctx, names)
+	if err != nil {
 		return nil, err
 	}
+	missed, err := r.unlistedRecords(ctx, names, records, stored)
+	if err != nil {
+		return nil, err
+	}
+	more, err := r.readRecords(ctx, missed)
+	if err != nil {
+		return nil, err
+	}
+	names, records = append(names, missed...), append(records, more...)
 	m := &maintenance{state: map[pack.ID]index.State{}, runs: map[int]*collection{}, taken: map[string]bool{}}
 	lists := map[string]*packList{}
 	done, begun, last := map[int]bool{}, map[int]bool{}, 0
@@ -180,6 +171,61 @@ func (r *Repo) loadMaintenance(ctx context.Context) (*maintenance, error) {
 		}
 	}
 	return m, nil
+}
+
+// readRecords reads objects under gc/.
+func (r *Repo) readRecords(ctx context.Context, names []string) ([]record, error) {
+	records := make([]record, len(names))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for i, name := range names {
+		rec := &records[i]
+		var ok bool
+		if rec.kind, rec.n, ok = gcKind(name); !ok {
+			rec.bad = &DamageError{Object: name, Err: errNoSuchName}
+			continue
+		}
+		g.Go(func() (err error) {
+			_, rec.body, err = r.openSealed(gctx, name, rec.kind)
+			if d, ok := errors.AsType[*DamageError](err); ok {
+				rec.bad = d
+				rec.lost, err = r.rotten(gctx, name, err)
+			}
+			return err
+		})
+	}
+	return records, g.Wait()
+}
+
+// unlistedRecords returns the names of records that the list of gc/ should have had and had not, and adds them to stored. What is put while a list goes on may be in it or not, so
+// one that a collection overtakes may have the end and not the verdict, and what that names would seem to be there.
+func (r *Repo) unlistedRecords(ctx context.Context, names []string, records []record, stored map[string]time.Time) (missed []string, err error) {
+	last, over := 0, false
+	for i := range names {
+		if rec := &records[i]; rec.bad == nil && rec.n >= last {
+			over = rec.kind == crypt.KindDone || over && rec.n == last
+			last = rec.n
+		}
+	}
+	if broken.gcTrustsList {
+		return nil, nil
+	}
+	for n := 1; n <= last; n++ {
+		for _, name := range []string{gcName(n), gcName(n) + freeSuffix, gcName(n) + doneSuffix} {
+			if _, listed := stored[name]; listed || n == last && !over {
+				continue
+			}
+			info, err := r.backend.Stat(ctx, name)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			} else if err != nil {
+				return nil, err
+			}
+			stored[name] = info.Modified
+			missed = append(missed, name)
+		}
+	}
+	return missed, nil
 }
 
 // parse decodes the list of collection n.

@@ -121,6 +121,7 @@ type pruner struct {
 
 	own     string       // the collector's session
 	unnamed []index.Pack // copies, if condemnFirst is broken
+	latest  string       // segment that was put last, if removeUnread is broken
 	now     time.Time    // by the store's clock, when the session began
 
 	mu    sync.Mutex // guards doing

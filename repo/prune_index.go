@@ -38,6 +38,7 @@ func (p *pruner) putRewritten(ctx context.Context, packs []index.Pack) error {
 	}
 	r.remember("index", id, []byte{byte(crypt.KindRewritten)}, payload)
 	p.rep.SegmentsWritten++
+	p.latest = indexName(id)
 	return nil
 }
 
@@ -116,11 +117,6 @@ func (p *pruner) segments(ctx context.Context, s *survey) error {
 				return !slices.ContainsFunc(s.stats, func(st collect.Pack) bool { return st.ID == n.ID && len(st.Frames) > 0 })
 			})
 		}
-		if broken.removeUnread {
-			if gone, err = listNames(ctx, p.repo.backend, indexPrefix); err != nil {
-				return err
-			}
-		}
 		if broken.removeFirst {
 			for _, name := range gone {
 				if err := p.repo.backend.Delete(ctx, name); err != nil {
@@ -138,6 +134,12 @@ func (p *pruner) segments(ctx context.Context, s *survey) error {
 				return err
 			}
 			one = one[n:]
+		}
+		if broken.removeUnread {
+			if gone, err = listNames(ctx, p.repo.backend, indexPrefix); err != nil {
+				return err
+			}
+			gone = slices.DeleteFunc(gone, func(name string) bool { return name == p.latest })
 		}
 		for _, name := range gone {
 			err := p.repo.backend.Delete(ctx, name)

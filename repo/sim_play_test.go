@@ -25,9 +25,12 @@ func (s *sim) play() {
 	var last *simActor
 	for quiet := 0; s.broke == ""; {
 		synctest.Wait()
-		s.finish()
-		if s.broke != "" {
+		if s.finish(); s.broke != "" {
 			break
+		}
+		if s.idled && s.chance(0.3) {
+			s.advance(s.span())
+			continue
 		}
 		s.mu.Lock()
 		pending := slices.Clone(s.pending)
@@ -160,7 +163,7 @@ func (s *sim) choose(a *simActor) *simAction {
 		return s.backup(a)
 	}
 	switch n := s.rng.IntN(10); {
-	case n < 6:
+	case n < 5:
 		return s.prune(a)
 	case n < 9:
 		return s.forget()
@@ -208,12 +211,16 @@ func (s *sim) backup(a *simActor) *simAction {
 		tree[fmt.Sprintf("many/%03d", s.rng.IntN(300))] = s.content()
 	}
 	tree["x"] = s.content()
-	a.tree = tree
 	series := "shop"
 	if s.rng.IntN(2) == 0 {
 		series = a.name
 	}
-	act := &simAction{kind: "backup"}
+	return s.backupOf(a, series, tree)
+}
+
+func (s *sim) backupOf(a *simActor, series string, tree map[string][]byte) *simAction {
+	a.tree = tree
+	act := &simAction{kind: "backup", tree: tree}
 	var snap *repo.Snapshot
 	act.run = func(ctx context.Context, r *repo.Repo) (err error) {
 		snap, err = r.Backup(ctx, series, simFS(tree), &repo.BackupOptions{Host: "h"})
@@ -268,6 +275,10 @@ func (s *sim) prune(a *simActor) *simAction {
 	if s.cfg.exclusive && s.rng.IntN(4) == 0 {
 		o.Exclusive = true
 	}
+	return s.pruneWith(a, o)
+}
+
+func (s *sim) pruneWith(a *simActor, o *repo.PruneOptions) *simAction {
 	act := &simAction{kind: "prune", exclusive: o.Exclusive}
 	act.run = func(ctx context.Context, r *repo.Repo) error {
 		rep, err := r.Prune(ctx, o)
@@ -307,9 +318,10 @@ func (s *sim) forget() *simAction {
 	if len(ids) == 0 {
 		return &simAction{}
 	}
-	id := ids[s.rng.IntN(len(ids))]
-	act := &simAction{kind: "forget " + id[len(id)-33:]}
-	act.run = func(ctx context.Context, r *repo.Repo) error { return r.Forget(ctx, id) }
+	s.rng.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
+	ids = ids[:min(len(ids), 1+s.rng.IntN(3))]
+	act := &simAction{kind: fmt.Sprintf("forget %d", len(ids))}
+	act.run = func(ctx context.Context, r *repo.Repo) error { return r.Forget(ctx, ids...) }
 	act.after = func(err error) {
 		if !act.crashed && err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, repo.ErrBusy) {
 			s.unless(act, err)
@@ -323,7 +335,10 @@ func (s *sim) unforget() *simAction {
 	if len(ids) == 0 {
 		return &simAction{}
 	}
-	id := ids[s.rng.IntN(len(ids))]
+	return s.unforgetOf(ids[s.rng.IntN(len(ids))])
+}
+
+func (s *sim) unforgetOf(id string) *simAction {
 	act := &simAction{kind: "unforget " + id[len(id)-33:]}
 	act.run = func(ctx context.Context, r *repo.Repo) error { return r.Unforget(ctx, id) }
 	act.after = func(err error) {
@@ -380,13 +395,17 @@ func (s *sim) reading(a *simActor) *simAction {
 
 func (s *sim) copying(a *simActor) *simAction {
 	heal := s.cfg.heals && s.rng.IntN(4) == 0
-	back := heal && s.rng.IntN(2) == 0
-	act := &simAction{kind: "replicate"}
+	return s.copies(a, heal, heal && s.rng.IntN(2) == 0)
+}
+
+func (s *sim) replicates(a *simActor) *simAction { return s.copies(a, false, false) }
+
+func (s *sim) copies(a *simActor, heal, back bool) *simAction {
+	act := &simAction{kind: "replicate", keyless: true}
 	if heal {
 		act.kind = "heal"
 	}
 	life := a.life
-	a.direct = false
 	act.run = func(ctx context.Context, _ *repo.Repo) error {
 		src, dst := &simBackend{store: s.main, actor: a, life: life}, &simBackend{store: s.replica, actor: a, life: life}
 		var err error
@@ -447,7 +466,7 @@ func (s *sim) forging() *simAction {
 func (s *sim) unless(act *simAction, err error) {
 	switch _, damage := errors.AsType[*repo.DamageError](err); {
 	case errors.Is(err, errSim), errors.Is(err, errCrash), errors.Is(err, context.Canceled) && act.cancelled, errors.Is(err, context.DeadlineExceeded):
-	case damage && act.corrupted:
+	case damage && (act.corrupted || s.lags != nil):
 	case (s.cfg.lagAll || s.cfg.lagSessions) && strings.Contains(err.Error(), "a listed segment is not there"):
 	default:
 		s.fail("an error without a reason", "%s: %v", act.kind, err)
@@ -618,8 +637,8 @@ func (s *sim) sound(when string) {
 
 // watchCandidates looks at a list of candidates when it is put: no young pack is in it, nor what one has bases in, and what snapshots need is elsewhere.
 func (s *sim) watchCandidates(op *simOp) {
-	act := op.actor.act
-	if act == nil || s.broke != "" {
+	act := op.act
+	if s.broke != "" {
 		return
 	}
 	ctx := context.Background()

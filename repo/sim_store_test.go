@@ -153,6 +153,7 @@ func (k simKind) String() string { return [...]string{"put", "get", "stat", "lis
 type simOp struct {
 	actor    *simActor
 	life     int
+	act      *simAction
 	ctx      context.Context
 	store    *simStore
 	kind     simKind
@@ -202,6 +203,7 @@ func (b *simBackend) do(ctx context.Context, op *simOp) error {
 		s.mu.Unlock()
 		return errCrash
 	}
+	op.act = b.actor.act
 	s.pending = append(s.pending, op)
 	s.mu.Unlock()
 	<-op.done

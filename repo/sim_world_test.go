@@ -28,7 +28,11 @@ import (
 // simTimes are the protocol's times of one run. Scaled ones are so short that a tick of the store's clock is a good part of each.
 type simTimes struct{ lag, renew, expire, margin, undo, slack time.Duration }
 
-func simTimesOf(lag time.Duration) simTimes {
+// simTimesOf returns times in the proportions of the protocol, or in such that little happens between two collections.
+func simTimesOf(lag time.Duration, short bool) simTimes {
+	if short {
+		return simTimes{lag: lag, renew: lag, expire: 6 * lag, margin: 7 * lag, undo: 10 * lag, slack: 4 * lag}
+	}
 	return simTimes{lag: lag, renew: lag, expire: 48 * lag, margin: 49 * lag, undo: 7 * 24 * lag, slack: 48 * lag}
 }
 
@@ -60,10 +64,12 @@ func simConfigOf(seed uint64) simConfig {
 		}
 		return 0
 	}
-	c := simConfig{writers: 1 + rng.IntN(3), maintainers: 1 + rng.IntN(2), actions: 20 + rng.IntN(30), maintainerRole: crypt.Owner, times: simTimesOf(time.Hour)}
+	c := simConfig{writers: 1 + rng.IntN(3), maintainers: 1 + rng.IntN(2), actions: 30 + rng.IntN(50), maintainerRole: crypt.Owner}
+	lag := time.Hour
 	if rng.IntN(2) == 0 {
-		c.times = simTimesOf(4 * time.Second)
+		lag = 4 * time.Second
 	}
+	c.times = simTimesOf(lag, rng.IntN(4) > 0)
 	if rng.IntN(3) == 0 {
 		c.maintainerRole = crypt.Maintainer
 	}
@@ -86,7 +92,8 @@ func simConfigOf(seed uint64) simConfig {
 	if rng.IntN(3) == 0 {
 		c.skew = time.Duration(rng.Int64N(int64(40*time.Hour))) - 20*time.Hour
 	}
-	c.deltas, c.forger, c.many = rng.IntN(3) == 0, rng.IntN(8) == 0, rng.IntN(12) == 0
+	c.deltas, c.many, c.forger = rng.IntN(3) == 0, rng.IntN(12) == 0, rng.IntN(8) == 0
+	c.deltas = c.deltas && !c.forger // what is made with a forged base is hurt, too
 	return c
 }
 
@@ -94,6 +101,7 @@ func simConfigOf(seed uint64) simConfig {
 type simSnap struct {
 	id       string
 	store    *simStore
+	by       *simActor
 	tree     map[string][]byte
 	promised bool // Backup returned it, or Unforget took it back
 	excused  bool // it has contents that somebody forged before
@@ -130,9 +138,12 @@ type simAction struct {
 	failed    bool // the store failed for it
 	corrupted bool
 	exclusive bool
+	keyless   bool              // it opens no repository
+	tree      map[string][]byte // what it backs up
 	sessions  []string
-	readBack  int // step of the last look at the commit's place
-	packs     int // that it deleted
+	looked    bool // it has listed the index
+	readBack  int  // step of the last look at the commit's place
+	packs     int  // that it deleted
 	finished  bool
 	err       error
 }
@@ -158,11 +169,19 @@ type sim struct {
 	deltas  *int
 	seen    map[*simStore]int // deletions that were looked into
 	stats   map[string]int
-	begun   int // actions
+	begun   int  // actions
+	idled   bool // somebody just came to the end of an action
 
 	verbose bool
 	log     hash.Hash
 	lines   []string
+
+	// What a directed run says instead of chance: whether a list has a name that was put or deleted while it went on, how far one lags, and whether one takes time.
+	listed func(op *simOp, name string) bool
+	lags   func(op *simOp) time.Duration
+	splits func(op *simOp) bool
+	drops  bool                 // what is under way in a crash never comes
+	flips  func(op *simOp) bool // whether what is read is not what is there
 
 	broke string // the invariant that did not hold
 	why   string
@@ -336,7 +355,7 @@ func (s *sim) start(a *simActor, act *simAction) {
 	if act.run == nil {
 		return
 	}
-	if a.repo == nil || !s.chance(s.cfg.keepOpen) {
+	if !act.keyless && (a.repo == nil || !s.chance(s.cfg.keepOpen)) {
 		if err := a.open(); errors.Is(err, repo.ErrNoRepository) {
 			s.say("%s: nothing to open", a.name)
 			return
@@ -360,6 +379,7 @@ func (s *sim) start(a *simActor, act *simAction) {
 
 // finish deals with the calls that have returned.
 func (s *sim) finish() {
+	s.idled = false
 	for _, a := range s.actors {
 		act := a.act
 		if act == nil {
@@ -371,7 +391,7 @@ func (s *sim) finish() {
 		if !finished {
 			continue
 		}
-		a.act = nil
+		a.act, s.idled = nil, true
 		act.cancel()
 		if act.crashed {
 			s.say("%s is gone", a.name)
@@ -413,6 +433,9 @@ func simError(err error) string {
 
 // crash ends a process. What it had under way may come to its end, now or later.
 func (s *sim) crash(a *simActor) {
+	if a.act == nil {
+		return
+	}
 	s.say("%s crashes", a.name)
 	s.mu.Lock()
 	a.life++
@@ -428,7 +451,11 @@ func (s *sim) crash(a *simActor) {
 			continue
 		}
 		s.take(op)
-		switch s.rng.IntN(3) {
+		n := 2
+		if !s.drops {
+			n = s.rng.IntN(3)
+		}
+		switch n {
 		case 0:
 			op.carryOut(false)
 			s.say("%s %s %s %s of the dead", a.name, op.store.name, op.kind, op.name)
@@ -466,6 +493,9 @@ func (s *sim) deliver(i int) {
 // lagOf returns how far a list lags behind.
 func (s *sim) lagOf(op *simOp) time.Duration {
 	a := op.actor
+	if s.lags != nil {
+		return s.lags(op)
+	}
 	if a.act == nil || a.act.exclusive || a.home != s.main || a.act.kind != "backup" && a.act.kind != "prune" || !s.chance(0.4) {
 		return 0
 	}
@@ -486,7 +516,7 @@ func (s *sim) release(op *simOp) {
 		time.Sleep(time.Duration(s.rng.Int64N(int64(2 * time.Second))))
 		synctest.Wait()
 	}
-	a, act := op.actor, op.actor.act
+	a, act := op.actor, op.act
 	s.mu.Lock()
 	dead := a.life != op.life
 	s.mu.Unlock()
@@ -517,9 +547,10 @@ func (s *sim) release(op *simOp) {
 			switch {
 			case was && is:
 				op.listed = append(op.listed, after)
-			case was && s.rng.IntN(2) == 0:
+			case s.listed != nil && !s.listed(op, name), s.listed == nil && s.rng.IntN(2) == 0:
+			case was:
 				op.listed = append(op.listed, before)
-			case is && s.rng.IntN(2) == 0:
+			default:
 				op.listed = append(op.listed, after)
 			}
 		}
@@ -541,7 +572,7 @@ func (s *sim) release(op *simOp) {
 			}
 		}
 		if op.kind == simList {
-			if s.chance(s.cfg.split) {
+			if s.chance(s.cfg.split) || s.splits != nil && s.splits(op) {
 				s.say("%s %s list %s begins", a.name, op.store.name, op.name)
 				return // it stays
 			}
@@ -566,7 +597,7 @@ func (s *sim) release(op *simOp) {
 				outcome += ", no reply"
 			}
 		}
-		if op.kind == simGet && op.err == nil && op.off == 0 && op.n < 0 && len(op.data) > 0 && s.corruptible(op) && s.chance(s.cfg.corrupt) {
+		if op.kind == simGet && op.err == nil && op.off == 0 && op.n < 0 && len(op.data) > 0 && (s.corruptible(op) && s.chance(s.cfg.corrupt) || s.flips != nil && s.flips(op)) {
 			op.data = bytes.Clone(op.data)
 			op.data[s.rng.IntN(len(op.data))] ^= 1 << s.rng.IntN(8)
 			act.corrupted = true
@@ -576,6 +607,7 @@ func (s *sim) release(op *simOp) {
 	if strings.HasPrefix(op.name, "snapshots/") && (op.kind == simGet || op.kind == simStat) {
 		act.readBack = s.steps
 	}
+	act.looked = act.looked || op.kind == simList && op.name == "index/"
 	s.say("%s %s %s %s %d: %s", a.name, op.store.name, op.kind, op.name, op.off, outcome)
 	s.take(op)
 	s.turn(fmt.Sprintf("%s/%d", a.name, a.actions))
@@ -588,27 +620,27 @@ func (s *sim) corruptible(op *simOp) bool {
 
 // watch sees what took effect.
 func (s *sim) watch(op *simOp) {
-	a := op.actor
+	a, act := op.actor, op.act
 	if op.err != nil {
 		return
 	}
 	switch {
 	case op.kind == simPut && strings.HasPrefix(op.name, "sessions/") && !strings.Contains(op.name, "."):
 		id := strings.TrimPrefix(op.name, "sessions/")
-		if a.act != nil && !slices.Contains(a.act.sessions, id) {
-			a.act.sessions = append(a.act.sessions, id)
-			if s.snaps[id] == nil && a.act.kind == "backup" {
-				sn := &simSnap{id: id, store: a.home, tree: a.tree}
-				for _, c := range a.tree {
+		if !slices.Contains(act.sessions, id) {
+			act.sessions = append(act.sessions, id)
+			if s.snaps[id] == nil && act.kind == "backup" {
+				sn := &simSnap{id: id, store: a.home, by: a, tree: act.tree}
+				for _, c := range act.tree {
 					sn.excused = sn.excused || s.forged[string(c)]
 				}
 				s.snaps[id] = sn
 			}
 		}
-	case op.kind == simPut && strings.HasPrefix(op.name, "forgotten/") && a.act != nil && strings.HasPrefix(a.act.kind, "unforget"):
+	case op.kind == simPut && strings.HasPrefix(op.name, "forgotten/") && strings.HasPrefix(act.kind, "unforget"):
 		s.undo[op.name] = true
-	case op.kind == simDelete && strings.HasPrefix(op.name, "packs/") && a.act != nil:
-		a.act.packs++
+	case op.kind == simDelete && strings.HasPrefix(op.name, "packs/"):
+		act.packs++
 	case op.kind == simPut && strings.HasPrefix(op.name, "gc/") && !strings.Contains(op.name[3:], ".") && op.store == s.main:
 		s.watchCandidates(op)
 	}

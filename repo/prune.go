@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -81,9 +82,9 @@ type Waiting struct {
 }
 
 const (
-	wasteful   = 0.2      // a pack of which so much is not needed is copied
-	segmentMax = 32 << 20 // bytes of a rewritten segment, about
-	listMax    = 100_000  // packs that one collection condemns
+	wasteful   = 0.2     // a pack of which so much is not needed is copied
+	segmentMax = 8 << 20 // bytes of a rewritten segment, about: some of them are in memory, in several forms
+	listMax    = 100_000 // packs that one collection condemns
 )
 
 // Prune frees what no snapshot needs, beside running backups. It is a collection in two steps that lie an hour apart at least: one call condemns, the next one, as
@@ -120,6 +121,7 @@ type pruner struct {
 	begun time.Time
 
 	own     string       // the collector's session
+	large   bool         // the index is so large that two of them matter
 	unnamed []index.Pack // copies, if condemnFirst is broken
 	latest  string       // segment that was put last, if removeUnread is broken
 	now     time.Time    // by the store's clock, when the session began
@@ -210,6 +212,9 @@ func (p *pruner) run(ctx context.Context) error {
 			if err != nil || !more || began {
 				return err
 			}
+			if p.large {
+				runtime.GC() // what follows reads the index anew: two of them would be the most that a prune takes
+			}
 			continue
 		}
 		if began {
@@ -290,6 +295,7 @@ func (p *pruner) finish(ctx context.Context, run *collection) (more bool, err er
 	} else if s, err = r.survey(ctx, p.now, p.later, p.junk, nil); err != nil {
 		return false, err
 	}
+	p.large = s.view.x.Len() > 1<<20
 	if err := p.free(ctx, run, s); err != nil {
 		return false, err
 	}

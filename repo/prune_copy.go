@@ -29,6 +29,7 @@ func (p *pruner) repack(ctx context.Context, s *survey, sources []*collect.Pack)
 		return nil, nil
 	}
 	p.step("copying", p.rep.RepackedBytes)
+	s.view.shed()
 	type fetched struct {
 		st     *collect.Pack
 		object []byte
@@ -40,11 +41,17 @@ func (p *pruner) repack(ctx context.Context, s *survey, sources []*collect.Pack)
 	g, gctx := errgroup.WithContext(ctx)
 	in, out := make(chan fetched), make(chan finished)
 	free := make(chan []byte, 2) // memory of packs that were put
+	read := make(chan []byte, 2) // memory of packs that were copied
 	g.Go(func() error {
 		defer close(in)
 		for _, st := range sources {
 			name := packName(st.ID)
-			object, err := p.repo.backend.Get(gctx, name, 0, -1, nil)
+			var buf []byte
+			select {
+			case buf = <-read:
+			default:
+			}
+			object, err := p.repo.backend.Get(gctx, name, 0, -1, buf)
 			if err == nil {
 				err = crypt.Verify(name, object)
 			}
@@ -64,7 +71,7 @@ func (p *pruner) repack(ctx context.Context, s *survey, sources []*collect.Pack)
 	var copied []pack.ID
 	g.Go(func() error {
 		defer close(out)
-		c := &repacker{p: p, s: s, free: free, encoder: pack.NewEncoder(), put: func(n index.Pack, data []byte) error { return give(gctx, out, finished{n, data}) }}
+		c := &repacker{p: p, s: s, free: free, encoder: pack.NewEncoder(), plain: make([]byte, 0, sizes.contentFrame), put: func(n index.Pack, data []byte) error { return give(gctx, out, finished{n, data}) }}
 		for {
 			f, ok, err := take(gctx, in)
 			if err != nil {
@@ -81,6 +88,10 @@ func (p *pruner) repack(ctx context.Context, s *survey, sources []*collect.Pack)
 				copied = append(copied, f.st.ID)
 			}
 			p.done.Add(int64(len(f.object)))
+			select {
+			case read <- f.object[:0]:
+			default:
+			}
 		}
 	})
 	g.Go(func() error {
@@ -143,6 +154,7 @@ type repacker struct {
 	births   []int64
 	sections map[string]bool
 
+	plain []byte        // room for a frame
 	loose [2]looseBlobs // of frames that were taken apart, by kind
 	keys  [2]*pack.SectionKey
 }
@@ -224,7 +236,7 @@ func (s *survey) share(n uint32) float64 {
 // takeApart moves the needed blobs of a frame to a loose one. ok is false if the frame is not what it should be, which a copy does not make worse.
 func (c *repacker) takeApart(ctx context.Context, n uint32, birth int64, section pack.Section, own *pack.Frame) (ok bool, err error) {
 	v, r := c.s.view, c.p.repo
-	plain, err := v.frame(ctx, n, &chain{})
+	plain, err := v.frameOnce(ctx, n, c.plain)
 	if _, damaged := errors.AsType[*DamageError](err); damaged {
 		return false, nil
 	} else if err != nil {

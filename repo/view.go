@@ -485,6 +485,14 @@ func (v *view) forget(n uint32) {
 	}
 }
 
+// shed forgets all frames that it remembers.
+func (v *view) shed() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.frames, v.bytes = map[uint32]*list.Element{}, 0
+	v.lru.Init()
+}
+
 // frameOnce is frame for a caller who will not ask for it again: it is not remembered, and its plaintext lies in buf if that is large enough. Where frames have bases they may be
 // others' bases, and then they are remembered.
 func (v *view) frameOnce(ctx context.Context, n uint32, buf []byte) ([]byte, error) {

@@ -86,7 +86,7 @@ func NewBuilder(state func(pack.ID) State) *Builder {
 // Expect says how many bytes of segments will come, so that the table of a common index is allocated once: growing it would take it twice. The
 // number is the store's word, so it is believed only within bounds.
 func (b *Builder) Expect(bytes int64) {
-	const most = 4 << 20
+	const most = 16 << 20
 	b.x.recs = slices.Grow(b.x.recs, int(min(max(bytes, 0)/blobSize, most)))
 }
 

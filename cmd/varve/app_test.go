@@ -104,7 +104,7 @@ func TestProgress(t *testing.T) {
 	}
 	s.width = func() int { return 60 }
 	s.run(t, 0, "init")
-	for _, args := range [][]string{{"backup", "shop", dir}, {"check", "--read-data"}, {"restore", "shop@latest", filepath.Join(t.TempDir(), "out")}} {
+	for _, args := range [][]string{{"backup", "shop", dir}, {"check", "--read-data"}, {"prune"}, {"restore", "shop@latest", filepath.Join(t.TempDir(), "out")}} {
 		s.run(t, 0, args...)
 		text := s.err.String()
 		if !strings.HasPrefix(text, "\r") || !strings.HasSuffix(text, "\r\x1b[K") {

@@ -2,13 +2,10 @@ package repo
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"reflect"
 	"testing"
 
-	"github.com/varvebackup/varve/backend"
 	"github.com/varvebackup/varve/crypt"
 	"github.com/varvebackup/varve/pack"
 	"github.com/varvebackup/varve/repo/internal/collect"
@@ -261,16 +258,6 @@ func ForgeClaims(ctx context.Context, r *Repo, contents [][]byte) error {
 	return err
 }
 
-// PutForgedList puts a list of candidates, a verdict or a done under gc/ as a writer can make it: with a signature of its own.
-func PutForgedList(ctx context.Context, b backend.Backend, keys *crypt.Keys, name string, packs [][]byte) error {
-	_ = packs
-	object := crypt.AppendHash([]byte("forged " + name))
-	if err := backend.PutBytes(ctx, b, name, object, &backend.PutOptions{IfAbsent: true}); !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return nil
-}
-
 // Unneeded returns the indexed packs of which no snapshot that is listed or may be taken back needs any copy of anything.
 func Unneeded(ctx context.Context, r *Repo) (names []string, err error) {
 	v, err := r.ownView(ctx)
@@ -301,4 +288,18 @@ func Unneeded(ctx context.Context, r *Repo) (names []string, err error) {
 		}
 	}
 	return names, nil
+}
+
+// Copies tells which copies of some content are indexed.
+func Copies(ctx context.Context, r *Repo, data []byte) (lines []string) {
+	v, err := r.ownView(ctx)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	for _, c := range v.x.Find(nil, r.id(crypt.SectionContent, data), crypt.SectionContent) {
+		f := v.x.Frame(c.Frame)
+		p := v.x.Pack(f.Pack)
+		lines = append(lines, fmt.Sprintf("%s birth %d state %d depth %d", packName(p.ID), f.Birth, p.State, f.Depth))
+	}
+	return lines
 }

@@ -142,6 +142,26 @@ func simGarbage(s *sim) {
 	s.age()
 }
 
+// simHalf makes a snapshot of half of what a forgotten one holds, so that all packs are wasteful. It returns the contents of that half.
+func simHalf(s *sim) (kept [][]byte) {
+	w := s.who("w0")
+	all := simTree(simRange(0, 24)...)
+	s.end(w, s.backs(w, "shop", all))
+	id := s.last(w)
+	s.advance(time.Minute)
+	half := map[string][]byte{}
+	for i, name := range slices.Sorted(maps.Keys(all)) {
+		if i%2 == 0 {
+			half[name] = all[name]
+			kept = append(kept, all[name])
+		}
+	}
+	s.end(w, s.backs(w, "shop", half))
+	s.end(s.who("m0"), s.forgets(id))
+	s.age()
+	return kept
+}
+
 func simScenes() []simScene {
 	return []simScene{
 		{"a list of gc/ that a collection overtakes", nil, func(s *sim) {
@@ -617,6 +637,31 @@ func simScenes() []simScene {
 			s.end(m, s.prunes(m, repo.PruneOptions{}))
 			s.end(w, s.backs(w, "shop", tree(1)))
 		}, []string{"noMargin", "noBases"}},
+		{"what was copied is condemned when its copies are named", nil, func(s *sim) {
+			simHalf(s)
+			m := s.who("m0")
+			s.end(m, s.prunes(m, repo.PruneOptions{}))
+		}, []string{"condemnFirst"}},
+		{"a thief claims what was stored long ago", func(c *simConfig) { c.forger = true }, func(s *sim) {
+			kept := simHalf(s)
+			thief, m := s.who("thief"), s.who("m0")
+			s.end(thief, &simAction{kind: "forge", run: func(ctx context.Context, r *repo.Repo) error { return repo.ForgeClaims(ctx, r, kept) }})
+			s.advance(s.cfg.times.lag)
+			for range 4 {
+				s.end(m, s.prunes(m, repo.PruneOptions{}))
+				s.advance(s.cfg.times.margin + s.cfg.times.expire)
+			}
+		}, []string{"youngBirths"}},
+		{"segments of sessions that are not over are carried over", nil, func(s *sim) {
+			repo.SetLayout(s.t, repo.Layout{JoinSegments: 2})
+			simGarbage(s)
+			w, m := s.who("w1"), s.who("m0")
+			s.end(m, s.prunes(m, repo.PruneOptions{MaxRepack: -1}))
+			s.lag()
+			s.upTo(w, s.backs(w, "other", simTree(simRange(30, 33)...)), simOpIs(simPut, "snapshots/"))
+			s.end(m, s.prunes(m, repo.PruneOptions{MaxRepack: -1}))
+			s.end(w, nil)
+		}, []string{"dropUnneeded"}},
 		{"a doubtful commit", nil, func(s *sim) {
 			w := s.who("w0")
 			op := s.upTo(w, s.backs(w, "shop", simTree(simRange(0, 6)...)), simOpIs(simPut, "snapshots/"))
@@ -688,5 +733,3 @@ func TestSimScenes(t *testing.T) {
 		})
 	}
 }
-
-var _ = maps.Keys[map[string]int]

@@ -356,7 +356,7 @@ func (s *sim) start(a *simActor, act *simAction) {
 		return
 	}
 	if !act.keyless && (a.repo == nil || !s.chance(s.cfg.keepOpen)) {
-		if err := a.open(); errors.Is(err, repo.ErrNoRepository) {
+		if err := a.open(); err != nil && a.home == s.replica {
 			s.say("%s: nothing to open", a.name)
 			return
 		} else if err != nil {

@@ -74,7 +74,8 @@ func concealed(url string) string {
 	return url
 }
 
-// parsePart reads [AS=]SOURCE. What stands before the first '=' is AS unless it has a slash in it or begins with "exec:" or "sqlite:".
+// parsePart reads [AS=]SOURCE. What stands before the first '=' is AS unless it has a slash in it or begins with "exec:" or "sqlite:". With fs.ErrNotExist it returns the
+// part as well, with the name that it would have.
 func parsePart(arg string) (*part, error) {
 	p := &part{arg: arg}
 	rest := arg
@@ -119,26 +120,29 @@ func parsePart(arg string) (*part, error) {
 		return p, nil
 	}
 	abs, err := filepath.Abs(rest)
-	if err == nil {
-		// A link that is named is followed, as by any program; those below it are not.
-		p.path, err = filepath.EvalSymlinks(abs)
-	}
 	if err != nil {
 		return nil, at(stepSource, rest, err)
+	}
+	if base := filepath.Base(abs); base != string(filepath.Separator) && base != "." {
+		p.defaultName(base)
+	}
+	// A link that is named is followed, as by any program; those below it are not.
+	if p.path, err = filepath.EvalSymlinks(abs); err != nil {
+		if scheme, _, ok := strings.Cut(rest, "://"); ok { // a slip in a URL, which may have a password in it
+			return nil, fmt.Errorf("source %q: no kind of source is called %s://", strings.TrimSuffix(arg, rest)+concealed(rest), scheme)
+		}
+		return p, at(stepSource, rest, err)
 	}
 	info, err := os.Stat(p.path)
 	switch {
 	case err != nil:
-		return nil, at(stepSource, rest, err)
+		return p, at(stepSource, rest, err)
 	case info.IsDir():
 		p.kind = folder
 	case info.Mode().IsRegular():
 		p.kind = file
 	default:
 		return nil, fmt.Errorf("source %q is neither a folder nor a file: give what it yields to standard input, and - as the source", arg)
-	}
-	if base := filepath.Base(abs); base != string(filepath.Separator) && base != "." {
-		p.defaultName(base)
 	}
 	return p, nil
 }
@@ -242,9 +246,9 @@ func openSources(args []string, stdin io.Reader, o *folderOptions, own []string,
 	}
 	for _, arg := range args {
 		p, err := parsePart(arg)
-		if as, _, ok := strings.Cut(arg, "="); err != nil && ok {
-			if _, may := optional[as]; may && errors.Is(err, fs.ErrNotExist) {
-				p, err = &part{arg: arg, name: as, as: true, kind: absent, why: err}, nil
+		if p != nil && errors.Is(err, fs.ErrNotExist) {
+			if _, may := optional[p.name]; may {
+				p.kind, p.why, err = absent, err, nil
 			}
 		}
 		if err != nil {

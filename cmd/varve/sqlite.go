@@ -15,11 +15,12 @@ func (p *part) parseSQLite(path string) error {
 		return fmt.Errorf("source %q: there is no path in it", p.arg)
 	}
 	abs, err := filepath.Abs(path)
-	if err == nil {
-		// The WAL and the journal lie beside the file itself, not beside a link to it.
-		p.path, err = filepath.EvalSymlinks(abs)
-	}
 	if err != nil {
+		return at(stepSource, path, err)
+	}
+	p.defaultName(filepath.Base(abs))
+	// The WAL and the journal lie beside the file itself, not beside a link to it.
+	if p.path, err = filepath.EvalSymlinks(abs); err != nil {
 		return at(stepSource, path, err)
 	}
 	info, err := os.Stat(p.path)
@@ -30,6 +31,5 @@ func (p *part) parseSQLite(path string) error {
 		return fmt.Errorf("source %q: a database of SQLite is a file, and this is none", p.arg)
 	}
 	p.kind = sqlite
-	p.defaultName(filepath.Base(abs))
 	return nil
 }

@@ -143,7 +143,8 @@ var presets = []preset{
 		schemes: []string{"mongodb", "mongodb+srv"}, file: "mongo.archive", programs: "mongodb-database-tools",
 		command: func(conn string, _ *url.URL) presetCommand {
 			uri, _ := json.Marshal(conn) // a string in JSON is one in YAML
-			return presetCommand{argv: []string{"mongodump", "--config=%", "--archive", "--quiet"}, secret: "uri: " + string(uri) + "\n"}
+			// Not --quiet: it keeps to itself even why it fails.
+			return presetCommand{argv: []string{"mongodump", "--config=%", "--archive"}, secret: "uri: " + string(uri) + "\n"}
 		},
 	},
 	{

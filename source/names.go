@@ -5,7 +5,9 @@ import (
 	"container/heap"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -71,7 +73,7 @@ func (l *names) add(chunk []byte, count int) error {
 func (l *names) spill() (err error) {
 	if l.file == nil {
 		if l.file, err = tempFile(l.temp); err != nil {
-			return err
+			return l.noRoom(err)
 		}
 	}
 	l.sort()
@@ -99,7 +101,22 @@ func (l *names) spill() (err error) {
 	l.runs = append(l.runs, end)
 	clear(l.chunks)
 	l.chunks, l.refs, l.count, l.bytes = l.chunks[:0], l.refs[:0], 0, 0
-	return err
+	if err != nil {
+		return l.noRoom(err)
+	}
+	return nil
+}
+
+// noRoom says of an error that it is about the temporary file. It is no fs.ErrNotExist and the like, which would be said of the folder that is listed.
+func (l *names) noRoom(err error) error {
+	temp := l.temp
+	if temp == "" {
+		temp = os.TempDir()
+	}
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		err = pe.Err
+	}
+	return fmt.Errorf("a listing of so many names needs a temporary file in %s: %v", temp, err)
 }
 
 // finish ends the adding.

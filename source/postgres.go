@@ -188,7 +188,8 @@ func (p *postgres) globals(ctx context.Context) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	args := []string{"--no-password", "--globals-only", "--dbname=" + p.conn.argument(p.home()), "--database=" + p.home()}
+	args := []string{"--no-password", "--globals-only", "--dbname=" + p.conn.argument(p.home()),
+		"--database=" + conninfo{}.argument(p.home())} // a name with a '=' in it would be taken for such a string
 	if !server.passwords {
 		args = append(args, "--no-role-passwords")
 	}

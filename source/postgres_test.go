@@ -221,6 +221,14 @@ func TestPostgresChoice(t *testing.T) {
 		t.Errorf("arguments: %s", got)
 	}
 
+	// A name is never taken for a connection string.
+	for _, db := range []string{"a=b", "host=/nowhere", "postgresql://x", "it's\n/\\"} {
+		pg.Query("postgres", `create database "`+db+`"`)
+		if got := read(t, source.Postgres(pg.URL(db), nil), "globals.sql"); !bytes.Contains(got, []byte("CREATE ROLE")) {
+			t.Errorf("globals by way of %q:\n%s", db, got)
+		}
+	}
+
 	// What there is can be asked without a server and without the programs, unless all is to be dumped.
 	t.Run("lazy", func(t *testing.T) {
 		src := source.Postgres("postgres://nobody@/shop?host=/nowhere", &source.PostgresOptions{Bin: "/nowhere"})

@@ -189,19 +189,20 @@ func (p *preset) stream(conn, bin string, args []string) (fs.FS, error) {
 		if err != nil {
 			return nil, &CommandError{Name: c.argv[0], Err: exec.ErrNotFound, Hint: "install " + p.programs}
 		}
-		argv := slices.Concat(c.argv[1:], args)
+		cmd := exec.Command(program, c.argv[1:]...)
 		var remove func()
 		if c.secret != "" {
-			path, done, err := privateFile(c.secret)
+			path, done, err := privateFile(cmd, c.secret)
 			if err != nil {
 				return nil, err
 			}
 			remove = done
-			for i := range c.argv[1:] {
-				argv[i] = strings.ReplaceAll(argv[i], "%", path)
+			for i, arg := range cmd.Args[1:] {
+				cmd.Args[1+i] = strings.ReplaceAll(arg, "%", path)
 			}
 		}
-		r, err := start(ctx, programName(program), exec.Command(program, argv...), &CommandOptions{Env: c.env})
+		cmd.Args = append(cmd.Args, args...)
+		r, err := start(ctx, programName(program), cmd, &CommandOptions{Env: c.env})
 		if err != nil {
 			if remove != nil {
 				remove()

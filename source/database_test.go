@@ -177,7 +177,7 @@ func TestMongoFake(t *testing.T) {
 		must(t, os.WriteFile(filepath.Join(bin, "mongodump"), []byte("#!/bin/sh\n"+script+"\n"), 0o755))
 	}
 	conn := `mongodb://u:s3cret@h1:1,h2:2/?authSource=admin#arg=--oplog&bin=` + bin
-	fake(fmt.Sprintf(`echo "$*" >%s/args; stat -c %%a "${1#--config=}"; cat "${1#--config=}"`, bin))
+	fake(fmt.Sprintf(`echo "$*" >%s/args; stat -L -c %%a "${1#--config=}"; cat "${1#--config=}"`, bin))
 	if got := string(read(t, database(t, conn), "mongo.archive")); got != "600\nuri: \"mongodb://u:s3cret@h1:1,h2:2/?authSource=admin\"\n" {
 		t.Errorf("its option file: %q", got)
 	}

@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"net/url"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -214,17 +213,18 @@ func (m *mysql) query(ctx context.Context, sql string) ([]string, error) {
 }
 
 func (m *mysql) start(ctx context.Context, program string, args ...string) (*dump, error) {
-	args = slices.Concat(m.args, args)
+	cmd := exec.Command(program)
 	var remove func()
 	if m.secret != "" {
-		path, done, err := privateFile(m.secret)
+		path, done, err := privateFile(cmd, m.secret)
 		if err != nil {
 			return nil, err
 		}
 		remove = done
-		args = slices.Insert(args, 0, "--defaults-file="+path) // has to be the first
+		cmd.Args = append(cmd.Args, "--defaults-file="+path) // has to be the first
 	}
-	r, err := start(ctx, programName(program), exec.Command(program, args...), &CommandOptions{Env: []string{"LC_ALL=C"}})
+	cmd.Args = slices.Concat(cmd.Args, m.args, args)
+	r, err := start(ctx, programName(program), cmd, &CommandOptions{Env: []string{"LC_ALL=C"}})
 	if err != nil {
 		if remove != nil {
 			remove()
@@ -238,19 +238,4 @@ func mysqlHint(e *CommandError) {
 	if strings.Contains(e.Stderr, "insufficient privileges to SHOW CREATE") {
 		e.Hint = "let the user read the routines of others (MariaDB: grant select on mysql.proc, MySQL: grant show_routine on *.*), or leave routines out by the argument --skip-routines"
 	}
-}
-
-// privateFile makes a file that only this user can read. remove removes it.
-func privateFile(content string) (path string, remove func(), err error) {
-	dir, err := os.MkdirTemp("", "varve")
-	if err != nil {
-		return "", nil, err
-	}
-	remove = func() { os.RemoveAll(dir) }
-	path = filepath.Join(dir, "options")
-	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-		remove()
-		return "", nil, err
-	}
-	return path, remove, nil
 }

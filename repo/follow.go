@@ -97,7 +97,7 @@ func (p *pruner) follow(ctx context.Context) error {
 	for _, snap := range s.snaps {
 		here, o := s.said[snap.ID], saidThere[snap.ID]
 		age := there.Sub(o.since) - times.undo - times.slack
-		if !here.forgotten || !o.forgotten || age <= 0 {
+		if !here.forgotten || here.doubtful || !o.forgotten || o.doubtful || age <= 0 {
 			s.roots = append(s.roots, snap)
 		} else if age > after && p.now.Sub(here.since) > after && !held[snapshotName(snap.ID)] {
 			s.expired = append(s.expired, snap)

@@ -30,6 +30,7 @@ type oblivion struct {
 	next      int       // number of the next word: behind all names that are taken, by whatever
 	forgotten bool      // the last of them that counts says so
 	since     time.Time // when the store got that word
+	doubtful  bool      // some word cannot be read any more, and may have said the contrary: what is forgotten stays
 }
 
 // forgotten returns what records under forgotten/ say, by session. Records that nobody signed, or that are damaged, come back as junk.
@@ -44,14 +45,20 @@ func (r *Repo) forgotten(ctx context.Context) (map[string]oblivion, []*DamageErr
 		}
 		infos = append(infos, info)
 	}
-	damage, undo := make([]*DamageError, len(infos)), make([]bool, len(infos))
+	damage, undo, lost := make([]*DamageError, len(infos)), make([]bool, len(infos)), make([]bool, len(infos))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
 	for i, info := range infos {
 		g.Go(func() (err error) {
 			undo[i], err = r.readForgotten(gctx, info.Name)
 			if d, ok := errors.AsType[*DamageError](err); ok {
-				damage[i], err = d, nil
+				damage[i] = d
+				if lost[i], err = r.rotten(gctx, info.Name, err); err == nil && !lost[i] {
+					// It may have been read wrong, once.
+					if again, aerr := r.readForgotten(gctx, info.Name); aerr == nil {
+						undo[i], damage[i] = again, nil
+					}
+				}
 			}
 			return err
 		})
@@ -72,6 +79,7 @@ func (r *Repo) forgotten(ctx context.Context) (map[string]oblivion, []*DamageErr
 		if ok {
 			o := set[session]
 			o.next = max(o.next, n+1)
+			o.doubtful = o.doubtful || lost[i]
 			set[session] = o
 		}
 		if damage[i] != nil {

@@ -189,7 +189,12 @@ func (r *Repo) readRecords(ctx context.Context, names []string) ([]record, error
 			_, rec.body, err = r.openSealed(gctx, name, rec.kind)
 			if d, ok := errors.AsType[*DamageError](err); ok {
 				rec.bad = d
-				rec.lost, err = r.rotten(gctx, name, err)
+				if rec.lost, err = r.rotten(gctx, name, err); err == nil && !rec.lost {
+					// It may have been read wrong, once. What it says must not be passed over for that.
+					if _, body, again := r.fetchSealed(gctx, name, rec.kind); again == nil {
+						rec.body, rec.bad = body, nil
+					}
+				}
 			}
 			return err
 		})

@@ -301,6 +301,24 @@ func simScenes() []simScene {
 			s.end(m, s.prunes(m, repo.PruneOptions{MaxRepack: -1}))
 			s.end(w, nil)
 		}, []string{"believeCandidates"}},
+		{"a record of a collection that is read wrong once", nil, func(s *sim) {
+			simGarbage(s)
+			w, m := s.who("w1"), s.who("m0")
+			s.end(m, s.prunes(m, repo.PruneOptions{MaxRepack: -1}))
+			s.lag()
+			read := false
+			s.flips = func(op *simOp) bool {
+				flip := op.actor == w && op.name == "gc/1" && !read
+				read = read || flip
+				return flip
+			}
+			s.upTo(w, s.backs(w, "other", simTree(simRange(0, 6)...)), simOpIs(simPut, "snapshots/"))
+			s.end(m, s.prunes(m, repo.PruneOptions{MaxRepack: -1}))
+			s.end(w, nil)
+			if !read {
+				s.t.Error("nothing was read wrong")
+			}
+		}, nil},
 		{"a session that looks before it has a marker", nil, func(s *sim) {
 			simGarbage(s)
 			w, m := s.who("w1"), s.who("m0")
@@ -441,6 +459,27 @@ func simScenes() []simScene {
 			s.end(m, s.prunes(m, repo.PruneOptions{Exclusive: true}))
 			s.lags = nil
 		}, []string{"noSlack"}},
+		{"a word that takes back and cannot be read", nil, func(s *sim) {
+			w, m := s.who("w0"), s.who("m0")
+			s.end(w, s.backs(w, "shop", simTree(simRange(0, 6)...)))
+			id := s.last(w)
+			s.end(m, s.forgets(id))
+			s.end(m, s.unforgets(id))
+			s.age()
+			reads := 0
+			s.flips = func(op *simOp) bool {
+				if op.actor != m || !strings.HasPrefix(op.name, "forgotten/") || !strings.HasSuffix(op.name, ".1") {
+					return false
+				}
+				reads++
+				return reads == 1
+			}
+			s.end(m, s.prunes(m, repo.PruneOptions{Exclusive: true}))
+			s.flips = func(op *simOp) bool {
+				return op.actor == m && strings.HasPrefix(op.name, "forgotten/") && strings.HasSuffix(op.name, ".1")
+			}
+			s.end(m, s.prunes(m, repo.PruneOptions{Exclusive: true}))
+		}, nil},
 		{"a late duplicate of the commit of a snapshot that was forgotten and removed", nil, func(s *sim) {
 			w, m := s.who("w0"), s.who("m0")
 			op := s.upTo(w, s.backs(w, "shop", simTree(simRange(0, 6)...)), simOpIs(simPut, "snapshots/"))

@@ -205,7 +205,7 @@ func (r *Repo) surveySnapshots(ctx context.Context, s *survey, now time.Time, ju
 			continue
 		}
 		s.snaps = append(s.snaps, snap)
-		if o := s.said[snap.ID]; o.forgotten && (now.Sub(o.since) > times.undo+times.slack || broken.noSlack && now.Sub(o.since) > times.undo || broken.forgetNow) {
+		if o := s.said[snap.ID]; o.forgotten && !o.doubtful && (now.Sub(o.since) > times.undo+times.slack || broken.noSlack && now.Sub(o.since) > times.undo || broken.forgetNow) {
 			s.expired = append(s.expired, snap)
 		} else {
 			s.roots = append(s.roots, snap)

@@ -59,7 +59,7 @@ func TestSim(t *testing.T) {
 	}
 	seeds := uint64(100)
 	if raceEnabled || testing.Short() {
-		seeds = 20
+		seeds = 12
 	}
 	seeds = number("VARVE_SIM_SEEDS", seeds)
 	from := number("VARVE_SIM_FROM", 1)
@@ -86,7 +86,11 @@ func TestSim(t *testing.T) {
 // TestSimReplay runs seeds twice: the log of all operations is the same.
 func TestSimReplay(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	for seed := uint64(1); seed <= 8; seed++ {
+	last := uint64(8)
+	if raceEnabled {
+		last = 3
+	}
+	for seed := uint64(1); seed <= last; seed++ {
 		first, again := simRun(t, seed, simConfigOf(seed), "", true), simRun(t, seed, simConfigOf(seed), "", true)
 		if first.hash == again.hash {
 			continue

@@ -333,6 +333,22 @@ func TestAhead(t *testing.T) {
 	if most.Load() < 4 {
 		t.Errorf("at most %d requests at a time", most.Load())
 	}
+	// In the root too, whose listing ends before its last objects are opened.
+	for i := range 700 {
+		s.put("flat", fmt.Sprintf("%03d", i), strings.Repeat("x", i))
+	}
+	s.reset()
+	most.Store(0)
+	flat := s.open("flat", nil)
+	_, list = unread(t, newRepo(t), "shop", flat)
+	if n, _ := s.requests(); len(list) > 0 || n["GET"] != 700 || n["LIST"] > 5 || most.Load() < 4 {
+		t.Errorf("%v, %q, at most %d requests at a time", n, list, most.Load())
+	}
+	// What was listed then is nothing to go by any more.
+	s.put("flat", "699", "new")
+	if fi, err := flat.Stat("699"); err != nil || fi.Size() != 3 {
+		t.Errorf("%v, %v", fi, err)
+	}
 }
 
 func TestPut(t *testing.T) {

@@ -123,8 +123,14 @@ func Open(ctx context.Context, name string, o *Options) (*FS, error) {
 	return &FS{client: client, core: client.Core(), name: name, prefix: o.Prefix, noTags: o.NoTags, pageKeys: maxPage}, nil
 }
 
-// Close closes connections that are kept for later.
-func (f *FS) Close() error { return f.client.Close() }
+// Close ends what is read ahead, and closes connections that are kept for later.
+func (f *FS) Close() error {
+	f.mu.Lock()
+	w := f.walk
+	f.mu.Unlock()
+	w.end()
+	return f.client.Close()
+}
 
 // String says where the keys are, as a URL without anything secret.
 func (f *FS) String() string {

@@ -71,7 +71,8 @@ func (f *FS) Entries(ctx context.Context, dir string) iter.Seq2[fs.DirEntry, err
 			return
 		}
 		w, ps, end := f.begin(ctx, dir)
-		defer end()
+		all := false
+		defer func() { end(all) }()
 		any := false
 		for it, err := range f.named(ctx, ps, key) {
 			if err != nil {
@@ -90,7 +91,7 @@ func (f *FS) Entries(ctx context.Context, dir string) iter.Seq2[fs.DirEntry, err
 				return
 			}
 		}
-		if !any && key != "" {
+		if all = any; !any && key != "" {
 			fail(fmt.Errorf("no key begins with %q: %w", key, fs.ErrNotExist))
 		}
 	}
@@ -135,9 +136,11 @@ func (f *FS) find(ctx context.Context, op, name string) (o *object, isFolder boo
 	fail := func(err error) (*object, bool, error) {
 		return nil, false, &fs.PathError{Op: op, Path: name, Err: err}
 	}
-	w, ps := f.current()
-	if o := w.passed(name); o != nil {
-		return o, false, nil
+	w, ps, listed := f.current()
+	if !listed || op == "open" {
+		if o := w.passed(name); o != nil {
+			return o, false, nil
+		}
 	}
 	rel, isBeside, err := Key(name)
 	if err != nil {
@@ -194,7 +197,7 @@ func (f *FS) OpenContext(ctx context.Context, name string) (fs.File, error) {
 	case isFolder:
 		return &folder{fs: f, ctx: ctx, path: name}, nil
 	}
-	w, _ := f.current()
+	w, _, _ := f.current()
 	c, err := w.open(ctx, f, name, o)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}

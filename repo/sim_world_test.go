@@ -459,6 +459,7 @@ func (s *sim) crash(a *simActor) {
 		case 0:
 			op.carryOut(false)
 			s.say("%s %s %s %s of the dead", a.name, op.store.name, op.kind, op.name)
+			s.watch(op)
 		case 1:
 			s.postpone(op)
 		}

@@ -27,7 +27,8 @@ var (
 // folder that is that part's root. Parts gives the order in which Backup reads them: streams first, then parts that are
 // themselves joined, then trees, then buckets, each sorted.
 //
-// A part that cannot be read, or a stream of it that fails, fails the backup, unless it is [Optional].
+// A part that cannot be read, or a stream of it that fails, fails the backup, unless it is [Optional]. A Join within a Join is
+// one part: what is in it is read in the order of names, and none of that is optional by itself.
 //
 // What a part offers beyond io/fs it offers in the Join too, by paths that begin with its name. A name may be any
 // element of a path but "." and ".."; if one is not, or a part is nil, every use is fs.ErrInvalid. The map must not change

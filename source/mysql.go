@@ -35,6 +35,9 @@ type MySQLOptions struct {
 // which is consistent for InnoDB alone, with routines, triggers and events. Each dump is a Stream, read from the server as
 // it is needed, and ends in "-- Dump completed", or fails. It names no database and can be loaded into any.
 //
+// The user needs the privileges SELECT, LOCK TABLES, SHOW VIEW, EVENT and TRIGGER. Without the last one the server shows the
+// dump program no triggers and no error either: they are missing, in silence.
+//
 // conn is mysql://user@host:3306/shop; what follows a '?' are further options of the client program
 // (?socket=/run/mysqld/mysqld.sock, ?ssl-ca=/etc/ssl/ca.pem). With a password, the programs get it, and what else is secret, in a private file, removed
 // afterwards, and read no other option file; without, they read theirs, ~/.my.cnf for one.

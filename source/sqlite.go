@@ -65,6 +65,9 @@ func SQLite(name string, db *sql.DB, o *SQLiteOptions) fs.FS {
 // A database that is missing is fs.ErrNotExist, and is not created. What the program complains of is a *CommandError: one
 // in WAL mode, for instance, can be read only if its -shm file is there or may be created beside it, and what a crash
 // left in a rollback journal must be undone by opening the database once.
+//
+// Run it as the owner of the database or as root. Of a database in WAL mode that nobody has open, the program makes the -shm
+// file, which stays; if another user made it, the owner may read it only, and can't write to the database until it is removed.
 func SQLiteFile(path string, o *SQLiteOptions) fs.FS {
 	abs, err := filepath.Abs(path)
 	return sqliteStream(filepath.Base(abs), o, func(o SQLiteOptions) sqliteCopier {

@@ -189,3 +189,22 @@ func TestOlderMarkers(t *testing.T) {
 		t.Errorf("%s", dmgFindings(rep))
 	}
 }
+
+// A config that is read wrong once does not let an older one count.
+func TestConfigMisread(t *testing.T) {
+	d := dmgNew(t, mem.New(&mem.Options{Versions: true}))
+	week := repo.Lock{Mode: backend.Governance, Period: 7 * 24 * time.Hour}
+	if err := d.open(t).SetLock(t.Context(), week); err != nil {
+		t.Fatal(err)
+	}
+	left := 1
+	f := &backendtest.Faulty{Backend: d.b, Corrupt: func(name string, off int64, p []byte) {
+		if name == "config/2" && left > 0 {
+			left--
+			p[len(p)/2] ^= 1
+		}
+	}}
+	if r, err := repo.Open(t.Context(), f, d.key, nil); err != nil || r.Lock() != week {
+		t.Errorf("%v, %v", r.Lock(), err)
+	}
+}

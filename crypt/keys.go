@@ -26,6 +26,8 @@ type Keys struct {
 	maintenancePublic         ed25519.PublicKey
 	objectAEAD, directoryAEAD cipher.AEAD // from shared
 	cache                     [32]byte    // from shared
+	hintID, hint              [32]byte    // from shared
+	hintSections              cipher.AEAD // from shared
 
 	// Nil where the role lacks them.
 	treePrivate    hpke.PrivateKey    // maintainer, owner
@@ -84,6 +86,12 @@ func (k *Keys) deriveShared() (err error) {
 		return fmt.Errorf("crypt: directory key: %w", err)
 	}
 	k.cache = derive("varve v1 2026 cache", k.shared[:])
+	k.hintID = derive("varve v1 2026 hint id", k.shared[:])
+	k.hint = derive("varve v1 2026 hints", k.shared[:])
+	sections := derive("varve v1 2026 hint sections", k.shared[:])
+	if k.hintSections, err = chacha20poly1305.NewX(sections[:]); err != nil {
+		return fmt.Errorf("crypt: key of hint sections: %w", err)
+	}
 	return nil
 }
 
@@ -123,6 +131,9 @@ func (k *Keys) ChunkingKey() *[32]byte {
 
 // CacheKey returns the key for what a client keeps on its own disk.
 func (k *Keys) CacheKey() [32]byte { return k.cache }
+
+// HintKey returns the key under which the hints of a series name paths: it is derived from the shared key, which every role holds.
+func (k *Keys) HintKey(series string) [32]byte { return sum(keyed(&k.hint), []byte(series)) }
 
 // DirectoryAEAD returns XChaCha20-Poly1305 under the key for pack directories and trailers. It is safe for
 // concurrent use; nonces are the caller's business.

@@ -7,11 +7,11 @@ import (
 )
 
 // Namer computes ids of blobs without allocating. It is for one goroutine.
-type Namer struct{ content, tree *blake3.Hasher }
+type Namer struct{ content, tree, hint *blake3.Hasher }
 
 // Namer returns a new Namer.
 func (k *Keys) Namer() *Namer {
-	return &Namer{content: keyed(&k.contentID), tree: keyed(&k.treeID)}
+	return &Namer{content: keyed(&k.contentID), tree: keyed(&k.treeID), hint: keyed(&k.hintID)}
 }
 
 // Content returns the id of a content blob: keyed BLAKE3-256 of its plaintext.
@@ -19,6 +19,9 @@ func (n *Namer) Content(p []byte) [32]byte { return sum(n.content, p) }
 
 // Tree returns the id of a tree blob, under a key other than that of contents.
 func (n *Namer) Tree(p []byte) [32]byte { return sum(n.tree, p) }
+
+// Hint returns the id of a hint blob, under a key of its own.
+func (n *Namer) Hint(p []byte) [32]byte { return sum(n.hint, p) }
 
 // Splitter decides where directories and lists of chunks are split into nodes. It is for one goroutine and doesn't
 // allocate.

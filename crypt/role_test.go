@@ -107,6 +107,7 @@ func TestRoles(t *testing.T) {
 			has := map[string]bool{
 				"role": true, "repository": true, "contentID": true, "treeID": true, "chunking": true, "series": true, "split": true,
 				"shared": true, "contentPublic": true, "treePublic": true, "maintenancePublic": true, "objectAEAD": true, "directoryAEAD": true, "cache": true,
+				"hintID": true, "hint": true, "hintSections": true,
 				"treePrivate": c.treeKey, "maintenance": c.signKey, "contentPrivate": c.ownerly, "master": c.ownerly,
 			}
 			v := reflect.ValueOf(k).Elem()

@@ -4,6 +4,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hpke"
+	"crypto/rand"
 	"fmt"
 	"runtime"
 
@@ -15,6 +16,7 @@ import (
 const (
 	SectionContent uint8 = 1
 	SectionTree    uint8 = 2
+	SectionHint    uint8 = 3
 )
 
 // How the frames of a section are sealed.
@@ -27,17 +29,21 @@ const (
 	sectionContext = "varve v1 section"
 	publicKeySize  = 1216 // ML-KEM-768 and X25519
 	encSize        = 1120
+	hintKeySize    = chacha20poly1305.NonceSizeX + 32 + chacha20poly1305.Overhead // the rest of a hint section's record is zeros
 )
 
 var kem = hpke.MLKEM768X25519()
 
 // NewSection begins a section of the given kind: it encapsulates a fresh key to the public key of that kind, which
 // every role holds, and returns the cipher for the section's frames, its id, and the 1,120 bytes from which
-// [Keys.OpenSection] gets the cipher again. The cipher has nonces of 12 bytes, which must not repeat within the
-// section, and is safe for concurrent use. A kind that isn't one of the two constants panics.
+// [Keys.OpenSection] gets the cipher again. A section of hints is for every role: its key is sealed under the shared
+// key instead. The cipher has nonces of 12 bytes, which must not repeat within the
+// section, and is safe for concurrent use. A kind that isn't one of the three constants panics.
 func (k *Keys) NewSection(kind uint8) (aead uint8, enc []byte, c cipher.AEAD, err error) {
 	var public hpke.PublicKey
 	switch kind {
+	case SectionHint:
+		return k.newHintSection()
 	case SectionContent:
 		public = k.contentPublic
 	case SectionTree:
@@ -45,10 +51,7 @@ func (k *Keys) NewSection(kind uint8) (aead uint8, enc []byte, c cipher.AEAD, er
 	default:
 		panic(fmt.Sprintf("crypt: NewSection: kind %d", kind))
 	}
-	aead = aeadChaCha20Poly1305
-	if hasAES() {
-		aead = aeadAES256GCM
-	}
+	aead = fastAEAD()
 	enc, sender, err := hpke.NewSender(public, hpke.HKDFSHA256(), hpke.ExportOnly(), k.sectionInfo(kind))
 	if err != nil {
 		return 0, nil, nil, fmt.Errorf("crypt: new section: %w", err)
@@ -69,6 +72,7 @@ func (k *Keys) NewSection(kind uint8) (aead uint8, enc []byte, c cipher.AEAD, er
 func (k *Keys) OpenSection(kind, aead uint8, enc []byte) (cipher.AEAD, error) {
 	var private hpke.PrivateKey
 	switch kind {
+	case SectionHint:
 	case SectionContent:
 		private = k.contentPrivate
 	case SectionTree:
@@ -82,6 +86,9 @@ func (k *Keys) OpenSection(kind, aead uint8, enc []byte) (cipher.AEAD, error) {
 	if len(enc) != encSize {
 		return nil, damaged("section", fmt.Sprintf("encapsulated key of %d bytes", len(enc)))
 	}
+	if kind == SectionHint {
+		return k.openHintSection(aead, enc)
+	}
 	if private == nil {
 		return nil, fmt.Errorf("crypt: a %s opens no section of kind %d: %w", k.role, kind, ErrRole)
 	}
@@ -92,6 +99,33 @@ func (k *Keys) OpenSection(kind, aead uint8, enc []byte) (cipher.AEAD, error) {
 	key, err := recipient.Export(sectionContext+string([]byte{aead}), 32)
 	if err != nil {
 		return nil, fmt.Errorf("crypt: open section: %w", err)
+	}
+	return frameAEAD(aead, key)
+}
+
+// newHintSection is NewSection for what every role may read.
+func (k *Keys) newHintSection() (aead uint8, enc []byte, c cipher.AEAD, err error) {
+	aead = fastAEAD()
+	var key [32]byte
+	rand.Read(key[:])
+	if c, err = frameAEAD(aead, key[:]); err != nil {
+		return 0, nil, nil, err
+	}
+	enc = make([]byte, chacha20poly1305.NonceSizeX, encSize)
+	rand.Read(enc)
+	enc = k.hintSections.Seal(enc, enc, key[:], append(k.sectionInfo(SectionHint), aead))
+	return aead, enc[:encSize], c, nil
+}
+
+func (k *Keys) openHintSection(aead uint8, enc []byte) (cipher.AEAD, error) {
+	for _, b := range enc[hintKeySize:] {
+		if b != 0 {
+			return nil, damaged("section", "padding that is not zero")
+		}
+	}
+	key, err := k.hintSections.Open(nil, enc[:chacha20poly1305.NonceSizeX], enc[chacha20poly1305.NonceSizeX:hintKeySize], append(k.sectionInfo(SectionHint), aead))
+	if err != nil {
+		return nil, damaged("section", "its key does not authenticate")
 	}
 	return frameAEAD(aead, key)
 }
@@ -109,6 +143,14 @@ func frameAEAD(aead uint8, key []byte) (cipher.AEAD, error) {
 		return nil, fmt.Errorf("crypt: %w", err)
 	}
 	return cipher.NewGCM(block)
+}
+
+// fastAEAD returns the cipher that is the faster one here.
+func fastAEAD() uint8 {
+	if hasAES() {
+		return aeadAES256GCM
+	}
+	return aeadChaCha20Poly1305
 }
 
 // hasAES reports whether AES-GCM is fast and constant-time on this machine, by the rule of crypto/tls.

@@ -16,7 +16,8 @@ type assembler struct {
 	p      *pipeline
 	own    index.Set // blobs that this session stores
 	namer  *crypt.Namer
-	gather [2]*frameBuf // by kind
+	gather [3]*frameBuf // by kind
+	hints  *hintWriter  // nil: none are stored
 
 	stack []folder
 	list  *tree.List
@@ -33,6 +34,9 @@ func (p *pipeline) assemble() error {
 	a := &assembler{p: p, namer: p.s.repo.keys.Namer()}
 	defer a.own.Close()
 	a.list = tree.NewList(a.node)
+	if p.hintKey != nil {
+		a.hints = newHintWriter(*p.hintKey, a.hint)
+	}
 	split := p.s.repo.keys.Splitter()
 	for {
 		b, ok, err := take(p.ctx, p.ordered)
@@ -79,6 +83,7 @@ func (a *assembler) run(b *batch, split tree.Split) error {
 			err = a.piece(uint64(o.n), nil)
 		case opUntold:
 			a.p.tokens.skip()
+			a.hints.skip()
 		case opKnown:
 			for j := range o.pieces {
 				if err = a.piece(o.pieces[j].Length, o.pieces[j].ID); err != nil {
@@ -88,9 +93,11 @@ func (a *assembler) run(b *batch, split tree.Split) error {
 		case opDrop:
 			a.list.Reset()
 			a.p.tokens.drop()
+			err = a.hints.drop()
 		case opFile:
 			if err = a.list.Finish(o.entry); err == nil {
 				a.p.tokens.end(o.path, o.entry)
+				err = a.hints.file(o.path, o.entry)
 			}
 			a.list.Reset()
 			if err == nil {
@@ -120,6 +127,9 @@ func (a *assembler) run(b *batch, split tree.Split) error {
 
 func (a *assembler) piece(length uint64, id []byte) error {
 	a.p.tokens.piece(length, id)
+	if err := a.hints.piece(length, id); err != nil {
+		return err
+	}
 	return a.list.Add(length, id)
 }
 
@@ -154,7 +164,10 @@ func (a *assembler) leave(e *tree.Entry, root bool) error {
 	if err != nil {
 		return err
 	}
-	a.p.root, err = a.node(node)
+	if a.p.root, err = a.node(node); err != nil {
+		return err
+	}
+	a.p.hints, err = a.hints.finish()
 	return err
 }
 
@@ -168,13 +181,23 @@ func (a *assembler) node(data []byte) (pack.ID, error) {
 	return id, err
 }
 
+// hint is tree.Store of hints: their chunks, and the nodes that list these.
+func (a *assembler) hint(data []byte) (pack.ID, error) {
+	if len(data) > hintMost {
+		return pack.ID{}, fmt.Errorf("%d bytes of hints", len(data))
+	}
+	id := pack.ID(a.namer.Hint(data))
+	_, err := a.store(crypt.SectionHint, id, data)
+	return id, err
+}
+
 // store adds a blob to the frame that is being gathered, unless the repository has it or this session stored it before.
 func (a *assembler) store(kind uint8, id pack.ID, data []byte) (fresh bool, err error) {
 	if a.p.s.view.x.Has(id, kind, uint32(len(data))) || !a.own.Add(id) {
 		return false, nil
 	}
 	i, target := int(kind-crypt.SectionContent), sizes.contentFrame
-	if kind == crypt.SectionTree {
+	if kind != crypt.SectionContent {
 		target = sizes.treeFrame
 	}
 	if f := a.gather[i]; f != nil && (len(f.data)+len(data) > target || len(f.blobs) == frameBlobs) {

@@ -125,7 +125,12 @@ func (r *Repo) runSession(ctx context.Context, s *session, series string, fsys f
 	}
 	tokens := newTokenWriter(r, series)
 	defer tokens.abort()
-	p := newPipeline(ctx, s, tokens, max(streams.Max, files.Max, maxBlock))
+	var hintKey *[32]byte
+	if hinted(r, tokens) {
+		key := r.keys.HintKey(series)
+		hintKey = &key
+	}
+	p := newPipeline(ctx, s, tokens, hintKey, max(streams.Max, files.Max, maxBlock))
 	w := &walker{p: p, fsys: fsys, begun: s.begun, tolerate: o.Tolerate, parent: parent, cutStreams: cutStreams, cutFiles: cutFiles}
 	stop := report(o.Progress, func() Progress {
 		return Progress{Stats: p.stats(), Path: w.at(), Elapsed: time.Since(s.begun)}
@@ -147,6 +152,7 @@ func (r *Repo) runSession(ctx context.Context, s *session, series string, fsys f
 	}
 	snap.root = p.root
 	snap.unread = p.unread
+	snap.hints = p.hints
 	snap.missing = w.missing
 	for _, part := range w.parts {
 		snap.parts = append(snap.parts, partWhen{r.partHash([]byte(part.name)), *tree.TimeOf(part.begun), *tree.TimeOf(part.ended)})

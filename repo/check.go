@@ -229,6 +229,9 @@ func (c *checker) run(ctx context.Context) (*CheckReport, error) {
 			return nil, err
 		}
 	}
+	if err := c.hints(ctx); err != nil {
+		return nil, err
+	}
 	rep := c.report()
 	rep.Lock = locks
 	return rep, nil
@@ -618,6 +621,46 @@ func (c *checker) trees(ctx context.Context) (*walk.Result, error) {
 		}
 	}
 	return walk.Run(ctx, c.view.x, c.view.node, roots, c.repo.opts.Workers)
+}
+
+// hints looks at the hints that the next backups look at. What is wrong with them costs time and nothing else.
+func (c *checker) hints(ctx context.Context) error {
+	x := c.view.x
+	res, err := walk.Hints(ctx, x, c.view.hint, hintRoots(c.snaps), c.repo.opts.Workers)
+	if err != nil {
+		return err
+	}
+	// A pack of which nothing is wrong but hints.
+	only := map[string]bool{}
+	if c.any {
+		for _, copy := range x.All() {
+			if c.bad.Has(copy.Ordinal) {
+				name := packName(x.Pack(x.Frame(copy.Frame).Pack).ID)
+				if hint := x.Kind(copy.Frame) == walk.Hint; !hint {
+					only[name] = false
+				} else if _, known := only[name]; !known {
+					only[name] = true
+				}
+			}
+		}
+	}
+	for name, hint := range only {
+		if f := c.hurt[name]; hint && f != nil && len(f.Snapshots) == 0 {
+			f.Harmless = true
+		}
+	}
+	for _, m := range res.Missing {
+		object, why := "blob "+m.ID.String(), m.Err
+		if d, ok := errors.AsType[*DamageError](m.Err); ok {
+			object, why = d.Object, d.Err
+		} else if why == nil {
+			why = errNotIndexed
+		}
+		if c.hurt[object] == nil {
+			c.find(object, fmt.Errorf("hints, without which a backup reads files again: %w", why)).Harmless = true
+		}
+	}
+	return nil
 }
 
 // ticker calls f at most five times a second until the returned function is called, which calls it a last time.

@@ -17,7 +17,7 @@ func LimitMemory(r *Repo, n int64) { r.opts.MaxMemory = n }
 type Forger struct {
 	r     *Repo
 	s     *session
-	blobs [2]frameBuf // by kind
+	blobs [3]frameBuf // by kind
 }
 
 // NewForger begins a session.

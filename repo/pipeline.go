@@ -123,6 +123,8 @@ type pipeline struct {
 	counts counters
 	tokens *tokenWriter // nil: none are kept
 
+	hintKey *[32]byte // nil: no hints are stored
+
 	free    chan *batch
 	work    chan *batch
 	ordered chan *batch
@@ -136,9 +138,9 @@ type pipeline struct {
 	batchSize int
 	blocks    []memory.Block // what bufs are, but for those that a pack was too large for
 
-	keyOnce [2]sync.Once // of sections
-	keys    [2]*pack.SectionKey
-	keyErr  [2]error
+	keyOnce [3]sync.Once // of sections
+	keys    [3]*pack.SectionKey
+	keyErr  [3]error
 
 	mu      sync.Mutex // guards what follows
 	pending []index.Pack
@@ -146,8 +148,9 @@ type pipeline struct {
 	packed  int
 	flushed time.Time
 
-	root   pack.ID // these two are set by assemble, and read when it is done
+	root   pack.ID // these three are set by assemble, and read when it is done
 	unread *pack.ID
+	hints  *tree.Piece
 }
 
 type counters struct {
@@ -155,10 +158,10 @@ type counters struct {
 }
 
 // newPipeline starts all but the walk, which the caller is.
-func newPipeline(ctx context.Context, s *session, tokens *tokenWriter, maxChunk int) *pipeline {
+func newPipeline(ctx context.Context, s *session, tokens *tokenWriter, hintKey *[32]byte, maxChunk int) *pipeline {
 	o := &s.repo.opts
 	group, gctx := errgroup.WithContext(ctx)
-	p := &pipeline{s: s, caller: ctx, ctx: gctx, group: group, tokens: tokens, batchSize: max(sizes.batch, maxChunk), flushed: time.Now()}
+	p := &pipeline{s: s, caller: ctx, ctx: gctx, group: group, tokens: tokens, hintKey: hintKey, batchSize: max(sizes.batch, maxChunk), flushed: time.Now()}
 	// What the circles take is at most half, packs take the rest: at least one to fill and one to put, and two puts at a time hide much of what
 	// making a file durable costs.
 	workers := max(1, min(o.Workers, (int(o.MaxMemory/2)/p.batchSize-8)/3))

@@ -155,8 +155,8 @@ type repacker struct {
 	sections map[string]bool
 
 	plain []byte        // room for a frame
-	loose [2]looseBlobs // of frames that were taken apart, by kind
-	keys  [2]*pack.SectionKey
+	loose [3]looseBlobs // of frames that were taken apart, by kind
+	keys  [3]*pack.SectionKey
 }
 
 // looseBlobs are blobs on their way into a new frame.
@@ -214,7 +214,7 @@ func (c *repacker) pack(ctx context.Context, st *collect.Pack, object []byte) (w
 // apart tells whether frame n is to be opened, and its blobs put into another one: little of it is needed, and this key can.
 func (p *pruner) apart(s *survey, n uint32, kind uint8) bool {
 	role := p.repo.keys.Role()
-	if role != crypt.Owner && (role != crypt.Maintainer || kind != crypt.SectionTree) {
+	if role != crypt.Owner && (role != crypt.Maintainer || kind == crypt.SectionContent) {
 		return false
 	}
 	return s.share(n) < sparse
@@ -347,7 +347,7 @@ func (c *repacker) close() error {
 
 // flush ends the last pack.
 func (c *repacker) flush() error {
-	for _, kind := range []uint8{crypt.SectionContent, crypt.SectionTree} {
+	for _, kind := range []uint8{crypt.SectionContent, crypt.SectionTree, crypt.SectionHint} {
 		if err := c.encode(kind); err != nil {
 			return err
 		}

@@ -365,8 +365,11 @@ func (r *Repo) id(kind uint8, data []byte) pack.ID {
 		n = r.keys.Namer()
 	}
 	defer r.namers.Put(n)
-	if kind == crypt.SectionTree {
+	switch kind {
+	case crypt.SectionTree:
 		return n.Tree(data)
+	case crypt.SectionHint:
+		return n.Hint(data)
 	}
 	return n.Content(data)
 }

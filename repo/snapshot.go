@@ -44,7 +44,8 @@ type Snapshot struct {
 
 	root    pack.ID
 	unread  *pack.ID
-	missing int64 // unread ones that were not tolerated
+	hints   *tree.Piece // size and root of the list; nil: none
+	missing int64       // unread ones that were not tolerated
 	parts   []partWhen
 }
 
@@ -72,6 +73,7 @@ type manifest struct {
 	Version string      `cbor:"10,keyasint"`
 	Unread  []byte      `cbor:"11,keyasint,omitempty"`
 	Missing uint64      `cbor:"12,keyasint,omitempty"`
+	Hints   *tree.Piece `cbor:"13,keyasint,omitempty"`
 	Parts   []partWhen  `cbor:"14,keyasint,omitempty"`
 }
 
@@ -127,7 +129,7 @@ func (r *Repo) Parts(ctx context.Context, s *Snapshot) ([]Part, error) {
 
 func (s *Snapshot) manifest() *manifest {
 	m := &manifest{Series: s.Series, Session: s.ID, Time: *tree.TimeOf(s.Time), End: *tree.TimeOf(s.End), Host: s.Host, Root: s.root[:],
-		Parent: s.Parent, Version: s.Version, Missing: uint64(s.missing), Parts: s.parts}
+		Parent: s.Parent, Version: s.Version, Missing: uint64(s.missing), Hints: s.hints, Parts: s.parts}
 	for _, k := range sortedKeys(s.Tags) {
 		m.Tags = append(m.Tags, tree.Pair{Key: k, Value: s.Tags[k]})
 	}
@@ -144,7 +146,8 @@ func (s *Snapshot) manifest() *manifest {
 // snapshot checks m, which was found under the name of session, and returns it as a Snapshot.
 func (m *manifest) snapshot(session string) (*Snapshot, error) {
 	if m.Session != session || len(m.Root) != len(pack.ID{}) || len(m.Unread) != 0 && len(m.Unread) != len(pack.ID{}) ||
-		m.Parent != "" && !validSession(m.Parent) || !possible(&m.Time) || !possible(&m.End) || m.Missing > math.MaxInt64 {
+		m.Parent != "" && !validSession(m.Parent) || !possible(&m.Time) || !possible(&m.End) || m.Missing > math.MaxInt64 ||
+		m.Hints != nil && (len(m.Hints.ID) != len(pack.ID{}) || m.Hints.Length == 0 || m.Hints.Length > math.MaxInt64/2) {
 		return nil, errors.New("a manifest whose fields do not fit")
 	}
 	if err := checkSeries(m.Series); err != nil {
@@ -156,7 +159,7 @@ func (m *manifest) snapshot(session string) (*Snapshot, error) {
 		}
 	}
 	s := &Snapshot{ID: session, Series: m.Series, Time: m.Time.Time(), End: m.End.Time(), Host: m.Host, Parent: m.Parent, Version: m.Version,
-		root: pack.ID(m.Root), missing: int64(m.Missing)}
+		root: pack.ID(m.Root), missing: int64(m.Missing), hints: m.Hints}
 	for i := range m.Parts {
 		if p := &m.Parts[i]; len(p.Name) != 16 || !possible(&p.Begun) || !possible(&p.Ended) {
 			return nil, errors.New("a manifest whose parts do not fit")

@@ -260,7 +260,14 @@ func (r *Repo) mark(ctx context.Context, s *survey) error {
 		}
 		return &blockedError{r.whoNeeds(ctx, s, &DamageError{Object: "blob " + m.ID.String(), Err: why})}
 	}
-	s.kept = collect.Keep(x, res.Reached, func(n uint32) bool {
+	hints, err := walk.Hints(ctx, x, s.view.hint, s.hintRoots(), r.opts.Workers)
+	if err != nil {
+		return err
+	}
+	if len(hints.Missing) > 0 {
+		r.opts.Logger.Warn("hints cannot be read: the next backup reads files again", "blobs", len(hints.Missing))
+	}
+	s.kept = collect.Keep(x, walk.Union(res.Reached, hints.Reached), func(n uint32) bool {
 		p := x.Pack(n)
 		info, ok := s.packs[p.ID]
 		return p.State != index.Freed && ok && info.Size == int64(p.Size)
@@ -271,6 +278,11 @@ func (r *Repo) mark(ctx context.Context, s *survey) error {
 	}
 	s.stats = s.kept.Packs(x)
 	return nil
+}
+
+// hintRoots returns the roots of the hints that the next backup of each series looks at. It is no loss when they go.
+func (s *survey) hintRoots() []pack.ID {
+	return hintRoots(slices.DeleteFunc(slices.Clone(s.roots), func(snap *Snapshot) bool { return s.said[snap.ID].forgotten }))
 }
 
 // whoNeeds adds to what is missing which snapshots need something that is: one of them may be junk.

@@ -199,12 +199,12 @@ func (w *tokenWriter) abort() {
 
 // lastTokens is what is known of the files of the last snapshot.
 type lastTokens interface {
-	// find returns what is known of a file, nil if nothing is. Paths are asked for in the order of the walk. What it returns is valid until the next call.
-	find(ctx context.Context, path string) *known
+	// find returns what is known of a file that has this token, nil if nothing is. Paths are asked for in the order of the walk. What it returns is valid until the next call.
+	find(ctx context.Context, path string, token []byte) *known
 	close()
 }
 
-// last returns what is known of the last snapshot: from the cache, else from its tree, for whoever may read trees. Nil: nothing.
+// last returns what is known of the last snapshot: from the cache, else from its tree, for whoever may read trees, else from its hints.
 func (w *walker) last(series string, rank func(string) int) lastTokens {
 	s := w.p.s
 	if t := openTokens(s.repo, series, rank); t != nil {
@@ -213,13 +213,16 @@ func (w *walker) last(series string, rank func(string) int) lastTokens {
 	if t := openLastTree(w.p.ctx, s, w.parent); t != nil {
 		return t
 	}
+	if t := openHints(w.p.ctx, s, w.parent, series); t != nil {
+		return t
+	}
 	return noTokens{}
 }
 
 type noTokens struct{}
 
-func (noTokens) find(context.Context, string) *known { return nil }
-func (noTokens) close()                              {}
+func (noTokens) find(context.Context, string, []byte) *known { return nil }
+func (noTokens) close()                                      {}
 
 // known is what is known of a file: its token, what that answers for, and its pieces, if they are few, or a way to go through them.
 type known struct {
@@ -442,11 +445,13 @@ func (t *tokenReader) again(begun, end int64) iter.Seq2[tree.Piece, error] {
 	}
 }
 
-func (t *tokenReader) find(_ context.Context, path string) *known {
+func (t *tokenReader) find(_ context.Context, path string, token []byte) *known {
 	for !t.done {
 		switch c := t.compare(t.path, path); {
-		case c == 0:
+		case c == 0 && bytes.Equal(t.token, token):
 			return &t.known
+		case c == 0:
+			return nil
 		case c > 0:
 			return nil
 		}

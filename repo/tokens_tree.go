@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"iter"
@@ -110,7 +111,7 @@ func (f *lastFolder) read(t *lastTree) {
 	f.entry = e
 }
 
-func (t *lastTree) find(_ context.Context, path string) *known {
+func (t *lastTree) find(_ context.Context, path string, token []byte) *known {
 	if !t.open() {
 		return nil
 	}
@@ -128,7 +129,7 @@ func (t *lastTree) find(_ context.Context, path string) *known {
 			case e == nil || below != e.IsDir():
 				return nil
 			case !below:
-				return t.knownOf(e)
+				return t.knownOf(e, token)
 			}
 			t.path = append(t.path, &lastFolder{name: name, id: pack.ID(e.Folder)})
 		}
@@ -136,8 +137,8 @@ func (t *lastTree) find(_ context.Context, path string) *known {
 	}
 }
 
-func (t *lastTree) knownOf(e *tree.Entry) *known {
-	if !e.IsRegular() || len(e.Token) == 0 {
+func (t *lastTree) knownOf(e *tree.Entry, token []byte) *known {
+	if !e.IsRegular() || !bytes.Equal(e.Token, token) {
 		return nil
 	}
 	t.known = known{token: e.Token, xattrs: e.Xattrs, typ: e.Type, meta: e.Meta, pieces: e.Inline}

@@ -362,6 +362,11 @@ func (v *view) node(ctx context.Context, id pack.ID) ([]byte, error) {
 	return v.blob(ctx, id, crypt.SectionTree)
 }
 
+// hint is node for what hints are made of.
+func (v *view) hint(ctx context.Context, id pack.ID) ([]byte, error) {
+	return v.blob(ctx, id, crypt.SectionHint)
+}
+
 // blob returns a blob from the first of its copies that is whole. The error of the first is returned when none is: a *DamageError, ErrRole, or the backend's.
 func (v *view) blob(ctx context.Context, id pack.ID, kind uint8) ([]byte, error) {
 	return v.blobIn(ctx, id, kind, &chain{})

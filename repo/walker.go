@@ -394,7 +394,7 @@ func (w *walker) describe(path, rawName string, info fs.FileInfo, f fs.File) (*t
 		return nil, nil
 	}
 	// What no tree can hold is left out, and said so.
-	if n := extras(e); n > tree.MaxEntry/2 || len(e.Xattrs) > maxExtras || len(e.Meta) > maxExtras {
+	if n := extrasSize(e); n > tree.MaxEntry/2 || len(e.Xattrs) > maxExtras || len(e.Meta) > maxExtras {
 		if err := w.record(path, fmt.Errorf("%d attributes of %d bytes: at most %d of %d are kept", len(e.Xattrs)+len(e.Meta), n, maxExtras, tree.MaxEntry/2)); err != nil {
 			return nil, err
 		}
@@ -406,8 +406,8 @@ func (w *walker) describe(path, rawName string, info fs.FileInfo, f fs.File) (*t
 // maxExtras is how many extended attributes, or items of metadata, an entry may have.
 const maxExtras = 1 << 16
 
-// extras returns the size of what an entry holds besides its name, and a little for each item.
-func extras(e *tree.Entry) int {
+// extrasSize returns the size of what an entry holds besides its name, and a little for each item.
+func extrasSize(e *tree.Entry) int {
 	n := len(e.User) + len(e.Group) + len(e.Type)
 	for i := range e.Xattrs {
 		n += len(e.Xattrs[i].Name) + len(e.Xattrs[i].Value) + 12
@@ -457,8 +457,8 @@ func (w *walker) unchanged(ctx context.Context, rawPath string, info fs.FileInfo
 	if a.Stream || len(a.Token) == 0 || w.old == nil {
 		return nil
 	}
-	k := w.old.find(ctx, rawPath)
-	if k == nil || string(k.token) != string(token(a.Token)) {
+	k := w.old.find(ctx, rawPath, token(a.Token))
+	if k == nil {
 		return nil
 	}
 	var sum uint64
@@ -466,7 +466,9 @@ func (w *walker) unchanged(ctx context.Context, rawPath string, info fs.FileInfo
 	err := k.each(tokenPieces, func(pieces []tree.Piece) error {
 		for i := range pieces {
 			p := &pieces[i]
-			if sum += p.Length; !p.Hole() && (len(p.ID) != len(pack.ID{}) || !x.Has(pack.ID(p.ID), crypt.SectionContent, uint32(p.Length))) {
+			if sum += p.Length; p.Length > uint64(info.Size()) || sum > uint64(info.Size()) {
+				return fs.ErrNotExist
+			} else if !p.Hole() && (len(p.ID) != len(pack.ID{}) || !x.Has(pack.ID(p.ID), crypt.SectionContent, uint32(p.Length))) {
 				return fs.ErrNotExist
 			}
 		}

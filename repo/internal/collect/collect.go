@@ -18,7 +18,7 @@ import (
 type Kept struct {
 	Copies walk.Bitmap // ordinals
 	Frames walk.Bitmap // with a copy that is kept
-	// Lost are needed blobs of which no copy can be kept: whoever deletes must not when there are any.
+	// Lost are needed blobs of which no copy can be kept: whoever deletes must not when there are any. Hints are never among them.
 	Lost []pack.ID
 }
 
@@ -32,7 +32,7 @@ func Keep(x *index.Index, reached walk.Bitmap, usable func(pack uint32) bool) *K
 		id, c := x.At(o)
 		if best, ok := k.best(id, x.Kind(c.Frame), c.Length, pack.MaxDepth+1); ok {
 			k.keep(best)
-		} else {
+		} else if x.Kind(c.Frame) != walk.Hint {
 			k.kept.Lost = append(k.kept.Lost, id)
 		}
 	}

@@ -265,6 +265,22 @@ func (l *List) Finish(e *Entry) error {
 	return err
 }
 
+// Root stores what is left, as nodes however short the content is, and returns its size and the id of the node at the top. A content without pieces has no root.
+func (l *List) Root() (Piece, error) {
+	if l.n <= maxInline {
+		for i := range l.inline {
+			if err := l.add(0, l.inline[i].Length, l.inline[i].ID); err != nil {
+				return Piece{}, err
+			}
+		}
+	}
+	if l.n == 0 {
+		return Piece{}, nil
+	}
+	id, err := l.b.finish()
+	return Piece{Length: l.size, ID: id[:]}, err
+}
+
 // Root encodes the root folder's own entry as a node.
 func Root(e *Entry) ([]byte, error) {
 	if err := e.check(true); err != nil {

@@ -254,6 +254,20 @@ func (e *Entry) check(root bool) error {
 			return damaged("content of %q does not fit its size", e.Name)
 		}
 	}
+	if !utf8.ValidString(e.User) || !utf8.ValidString(e.Group) {
+		return damaged("owner of %q is not UTF-8", e.Name)
+	}
+	if err := e.CheckExtras(); err != nil {
+		return err
+	}
+	if len(e.Token) != 0 && len(e.Token) != tokenSize || e.Flags&^(FlagStream|FlagChanged) != 0 {
+		return damaged("change token or flags of %q", e.Name)
+	}
+	return nil
+}
+
+// CheckExtras tells whether an entry may have these extended attributes, content type and metadata.
+func (e *Entry) CheckExtras() error {
 	for i := 1; i < len(e.Xattrs); i++ {
 		if bytes.Compare(e.Xattrs[i-1].Name, e.Xattrs[i].Name) >= 0 {
 			return damaged("extended attributes of %q are not in order", e.Name)
@@ -267,14 +281,11 @@ func (e *Entry) check(root bool) error {
 			return damaged("metadata of %q is not UTF-8", e.Name)
 		}
 	}
-	if !utf8.ValidString(e.User) || !utf8.ValidString(e.Group) || !utf8.ValidString(e.Type) {
-		return damaged("owner or content type of %q is not UTF-8", e.Name)
+	if !utf8.ValidString(e.Type) {
+		return damaged("content type of %q is not UTF-8", e.Name)
 	}
 	if len(e.Xattrs) > maxPairs || len(e.Meta) > maxPairs {
 		return damaged("%d extended attributes and %d metadata of %q", len(e.Xattrs), len(e.Meta), e.Name)
-	}
-	if len(e.Token) != 0 && len(e.Token) != tokenSize || e.Flags&^(FlagStream|FlagChanged) != 0 {
-		return damaged("change token or flags of %q", e.Name)
 	}
 	return nil
 }

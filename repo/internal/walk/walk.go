@@ -20,6 +20,7 @@ import (
 const (
 	Content uint8 = 1
 	Tree    uint8 = 2
+	Hint    uint8 = 3
 )
 
 // Bitmap is a set of ordinals of an Index.
@@ -37,6 +38,15 @@ func (b Bitmap) Set(i uint32) bool {
 	old := *w
 	*w |= bit
 	return old&bit == 0
+}
+
+// Union returns the elements of two sets of the same Index.
+func Union(a, b Bitmap) Bitmap {
+	u := slices.Clone(a)
+	for i := range u {
+		u[i] |= b[i]
+	}
+	return u
 }
 
 // All yields the elements in ascending order.
@@ -84,10 +94,19 @@ func (r *Result) Gone() *Missing {
 
 // Run walks all trees from the given nodes on, each node once, by several workers. load reads a node. The error is ctx's.
 func Run(ctx context.Context, x *index.Index, load tree.Load, roots []pack.ID, workers int) (*Result, error) {
-	w := &walker{x: x, load: load, res: &Result{Needed: NewBitmap(x.Len()), Reached: NewBitmap(x.Len())}, frames: NewBitmap(x.Frames()), nodes: NewBitmap(x.Len()), missing: map[pack.ID]int{}}
+	return run(ctx, x, load, roots, workers, Tree, Content)
+}
+
+// Hints is Run for hints: from the roots of their lists to their chunks, and no further. What is missing is a loss of time, not of data.
+func Hints(ctx context.Context, x *index.Index, load tree.Load, roots []pack.ID, workers int) (*Result, error) {
+	return run(ctx, x, load, roots, workers, Hint, Hint)
+}
+
+func run(ctx context.Context, x *index.Index, load tree.Load, roots []pack.ID, workers int, node, leaf uint8) (*Result, error) {
+	w := &walker{x: x, load: load, node: node, leaf: leaf, res: &Result{Needed: NewBitmap(x.Len()), Reached: NewBitmap(x.Len())}, frames: NewBitmap(x.Frames()), nodes: NewBitmap(x.Len()), missing: map[pack.ID]int{}}
 	w.cond = sync.NewCond(&w.mu)
 	for _, id := range roots {
-		w.need(id, Tree, 0)
+		w.need(id, node, 0, true)
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, func() {
@@ -108,6 +127,8 @@ func Run(ctx context.Context, x *index.Index, load tree.Load, roots []pack.ID, w
 type walker struct {
 	x    *index.Index
 	load tree.Load
+	node uint8 // kind of what is followed
+	leaf uint8 // kind of what is not
 
 	mu      sync.Mutex // guards what follows
 	cond    *sync.Cond
@@ -152,7 +173,7 @@ func (w *walker) work(ctx context.Context) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			w.miss(id, Tree, false, err)
+			w.miss(id, w.node, false, err)
 		} else {
 			w.follow(n)
 		}
@@ -165,7 +186,11 @@ func (w *walker) read(ctx context.Context, id pack.ID) (*tree.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	return tree.Parse(b)
+	n, err := tree.Parse(b)
+	if err == nil && w.node == Hint && n.Type != tree.TypeList && n.Type != tree.TypeListTree {
+		err = fmt.Errorf("%w: a node of type %d in a list", tree.ErrDamaged, n.Type)
+	}
+	return n, err
 }
 
 // follow adds what a node names. w.mu is held.
@@ -173,10 +198,10 @@ func (w *walker) follow(n *tree.Node) {
 	entry := func(e *tree.Entry) {
 		w.pieces(e.Inline)
 		if len(e.List) > 0 {
-			w.need(pack.ID(e.List), Tree, 0)
+			w.need(pack.ID(e.List), w.node, 0, true)
 		}
 		if len(e.Folder) > 0 {
-			w.need(pack.ID(e.Folder), Tree, 0)
+			w.need(pack.ID(e.Folder), w.node, 0, true)
 		}
 	}
 	for i := range n.Entries {
@@ -187,20 +212,20 @@ func (w *walker) follow(n *tree.Node) {
 	}
 	w.pieces(n.Pieces)
 	for i := range n.Children {
-		w.need(n.Children[i].ID, Tree, 0)
+		w.need(n.Children[i].ID, w.node, 0, true)
 	}
 }
 
 func (w *walker) pieces(ps []tree.Piece) {
 	for i := range ps {
 		if !ps[i].Hole() {
-			w.need(pack.ID(ps[i].ID), Content, ps[i].Length)
+			w.need(pack.ID(ps[i].ID), w.leaf, ps[i].Length, false)
 		}
 	}
 }
 
-// need marks all copies of a blob and what they need, and puts a node that was not walked on the stack. A length of 0 is any. w.mu is held.
-func (w *walker) need(id pack.ID, kind uint8, length uint64) {
+// need marks all copies of a blob and what they need, and puts a node that is to be followed and was not walked on the stack. A length of 0 is any. w.mu is held.
+func (w *walker) need(id pack.ID, kind uint8, length uint64, follow bool) {
 	w.copies = w.x.Find(w.copies[:0], id, kind)
 	if len(w.copies) == 0 {
 		w.miss(id, kind, false, nil)
@@ -215,7 +240,7 @@ func (w *walker) need(id pack.ID, kind uint8, length uint64) {
 	}
 	w.res.Reached.Set(w.copies[first].Ordinal)
 	// The first copy stands for the blob: a node that was only marked as somebody's base is yet to be walked.
-	if kind == Tree && w.nodes.Set(w.copies[0].Ordinal) {
+	if follow && w.nodes.Set(w.copies[0].Ordinal) {
 		w.stack = append(w.stack, id)
 	}
 	w.mark()

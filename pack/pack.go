@@ -45,6 +45,9 @@ const (
 	// Overhead is what sealing adds to a frame.
 	Overhead = 16
 
+	// MaxKind is the last kind of sections; the first is 1.
+	MaxKind = 3
+
 	maxSections = 255
 )
 

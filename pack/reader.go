@@ -91,6 +91,9 @@ func parseDirectory(b []byte, end uint32) (*Directory, error) {
 		if r[2] != 0 || r[3] != 0 {
 			return nil, damaged("reserved bytes of a section")
 		}
+		if r[0] < 1 || r[0] > MaxKind {
+			return nil, damaged("a section of kind %d", r[0])
+		}
 	}
 	allBlobs, allBases := make([]Blob, blobs), make([]ID, bases)
 	for i := range allBlobs {

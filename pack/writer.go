@@ -77,6 +77,9 @@ func (w *Writer) Add(s Section, f Frame, sealed []byte) error {
 		}
 	}
 	if f.Section < 0 {
+		if s.Kind < 1 || s.Kind > MaxKind {
+			return fmt.Errorf("pack: a section of kind %d", s.Kind)
+		}
 		if len(s.Key) != KeySize || len(w.dir.Sections) == maxSections {
 			return fmt.Errorf("pack: section %d with a key of %d bytes", len(w.dir.Sections), len(s.Key))
 		}

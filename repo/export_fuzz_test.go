@@ -53,6 +53,7 @@ var Recode = map[string]func([]byte) ([]byte, error){
 		}
 		return tree.Marshal(&r)
 	},
+	"hints": recodeHints,
 }
 
 // Seeds are encodings that the decoders take.
@@ -73,11 +74,12 @@ func Seeds() map[string][][]byte {
 	return map[string][][]byte{
 		"manifest": encode(&manifest{Series: "shop", Session: session, Time: at, End: at, Root: id, Tags: []tree.Pair{}},
 			&manifest{Series: "shop/web", Session: session, Time: at, End: at, Host: "h", Tags: []tree.Pair{{Key: "a", Value: "b"}, {Key: "c"}}, Root: id, Parent: session,
-				Stats: [8]uint64{1, 2, 3, 4, 5, 6, 7, 8}, Version: "0.1.0", Unread: id, Missing: 3}),
+				Stats: [8]uint64{1, 2, 3, 4, 5, 6, 7, 8}, Version: "0.1.0", Unread: id, Missing: 3, Hints: &tree.Piece{Length: 5, ID: id}}),
 		"config":     encode(&config{Repository: id[:16], Created: at, Streams: params{"gear", 1, 2, 3}, Files: params{"rabin", 4, 5, 6}}, &config{NoPutIfAbsent: true}),
 		"candidates": encode(&packList{N: 1, Packs: [][]byte{}}, &packList{N: 1, Packs: [][]byte{id, bytes.Repeat([]byte{8}, 32)}}),
 		"done":       encode(&doneRecord{N: 1}, &doneRecord{N: 1 << 30}),
 		"forgotten":  encode(&sessionRecord{Session: session}, &sessionRecord{Session: session, Time: &at}),
+		"hints":      append(hintSeed(), nil),
 	}
 }
 

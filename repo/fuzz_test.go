@@ -36,6 +36,7 @@ func FuzzConfig(f *testing.F)     { fuzzRecode(f, "config") }
 func FuzzCandidates(f *testing.F) { fuzzRecode(f, "candidates") }
 func FuzzDone(f *testing.F)       { fuzzRecode(f, "done") }
 func FuzzForgotten(f *testing.F)  { fuzzRecode(f, "forgotten") }
+func FuzzHints(f *testing.F)      { fuzzRecode(f, "hints") }
 
 // A token file is this host's own and has a keyed hash; what is behind the hash still ends, whatever it is.
 func FuzzTokens(f *testing.F) {

@@ -28,11 +28,10 @@ type hintTokens struct {
 }
 
 const (
-	hintWindowMost  = 64 << 10 // files in a window
-	hintWindowBytes = 8 << 20  // and about what they take
-	hintStride      = 64       // files that the far window goes on, for each that was not found
-	hintPatience    = 64       // files in a row that are not found before there is one
-	hintKept        = 64       // pieces that are kept of a file; of more, it is kept where they are
+	hintWindowBytes = 8 << 20 // about what the files of a window take
+	hintStride      = 64      // files that the far window goes on, for each that was not found
+	hintPatience    = 64      // files in a row that are not found before there is one
+	hintKept        = 64      // pieces that are kept of a file; of more, it is kept where they are
 )
 
 // openHints returns nil where the last snapshot has none.
@@ -185,7 +184,9 @@ func (w *hintWindow) close() {
 	}
 }
 
-func (w *hintWindow) full() bool { return len(w.queue) >= hintWindowMost || w.bytes >= hintWindowBytes }
+func (w *hintWindow) full() bool {
+	return len(w.queue) >= sizes.hintFiles || w.bytes >= hintWindowBytes
+}
 
 // read adds the next hint to the window; nil at the end.
 func (w *hintWindow) read(t *hintTokens) *aHint {

@@ -37,6 +37,7 @@ type layout struct {
 	batch        int // what the walk hands on at once, unless a chunk is larger
 	contentFrame int
 	treeFrame    int
+	hintFiles    int // that a window of hints has at most
 	pack         int // before padding; the collector lets the heap double, so three of 16 MiB would be too much
 
 	smallPack    int64 // packs below are joined by maintenance, when there are enough of one size
@@ -48,6 +49,7 @@ var sizes = layout{
 	batch:        1 << 20,
 	contentFrame: 512 << 10,
 	treeFrame:    256 << 10,
+	hintFiles:    64 << 10,
 	pack:         12 << 20,
 
 	smallPack:    3 << 20,

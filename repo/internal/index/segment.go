@@ -200,7 +200,7 @@ func parse(b []byte, rewritten bool) (*segment, error) {
 		return nil, damaged("tables of other sizes than the packs say")
 	}
 	for i := range count(s.sections, sectionSize) {
-		if r := s.sections[i*sectionSize:]; r[2]|r[3] != 0 {
+		if r := s.sections[i*sectionSize:]; r[2]|r[3] != 0 || r[0] < 1 || r[0] > pack.MaxKind {
 			return nil, damaged("section %d", i)
 		}
 	}

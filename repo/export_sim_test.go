@@ -276,8 +276,19 @@ func Unneeded(ctx context.Context, r *Repo) (names []string, err error) {
 	if err != nil {
 		return nil, err
 	}
+	said, _, err := r.forgotten(ctx)
+	if err != nil {
+		return nil, err
+	}
+	hints, err := walk.Hints(ctx, v.x, v.hint, (&survey{roots: snaps, said: said}).hintRoots(), 1)
+	if err != nil {
+		return nil, err
+	}
+	if len(hints.Missing) > 0 {
+		return nil, fmt.Errorf("hint %v is missing: %v", hints.Missing[0].ID, hints.Missing[0].Err)
+	}
 	needed := map[string]bool{}
-	for o := range res.Needed.All() {
+	for o := range walk.Union(res.Needed, hints.Needed).All() {
 		_, c := v.x.At(o)
 		needed[packName(v.x.Pack(v.x.Frame(c.Frame).Pack).ID)] = true
 	}

@@ -194,6 +194,8 @@ func TestHostileDirectories(t *testing.T) {
 		"most blobs":                  func(b []byte) []byte { le.PutUint32(b[8:], 1<<32-1); return b },
 		"more bases":                  func(b []byte) []byte { add(b, 12, 1); return append(b, make([]byte, 32)...) },
 		"most bases":                  func(b []byte) []byte { le.PutUint32(b[12:], 1<<32-1); return b },
+		"a section of no kind":        func(b []byte) []byte { b[16] = 0; return b },
+		"a section of a fourth kind":  func(b []byte) []byte { b[16] = 4; return b },
 		"reserved bytes of a section": func(b []byte) []byte { b[16+2] = 1; return b },
 		"and the second":              func(b []byte) []byte { b[16+sectionSize+3] = 1; return b },
 		"section out of range":        func(b []byte) []byte { b[frame0] = 2; return b },

@@ -40,7 +40,7 @@ type Progress struct {
 // Backup makes a snapshot of fsys in a series and returns it when it is committed: from then on it can be restored, whatever happens to this process.
 //
 // All regular files are read; links, devices and the like are recorded, never opened or followed. A file whose change token (see Attr) is that of the last snapshot
-// of the series is not read again, given a cache. Files that cannot be read, vanish, or change while they are read are recorded in the snapshot, which is returned together with ErrIncomplete.
+// of the series is not read again. Files that cannot be read, vanish, or change while they are read are recorded in the snapshot, which is returned together with ErrIncomplete.
 //
 // No snapshot is made, and the error says why, when the root or a stream cannot be read to its end, the backend fails, ctx is done, maintenance closed the session (ErrVoid), or a
 // record of maintenance or the config is damaged (*DamageError), for then nothing can be relied upon. Earlier

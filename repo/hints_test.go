@@ -346,12 +346,12 @@ func TestHintsPruned(t *testing.T) {
 		t.Run(role.String(), func(t *testing.T) {
 			k := hintRig(t)
 			repo.SetTimes(t, repo.Times{Margin: -1 << 40, Lag: 1})
-			for i := range 2000 {
+			for i := range 700 {
 				k.write(fmt.Sprintf("%02d/%04d", i%7, i), fmt.Appendf(nil, "%d", i))
 			}
 			k.backup()
 			for day := range 3 {
-				for i := range 2000 {
+				for i := range 700 {
 					k.write(fmt.Sprintf("%02d/%04d", i%7, i), fmt.Appendf(nil, "%d of day %d", i, day))
 				}
 				k.backup()

@@ -197,6 +197,8 @@ func TestHostileSegments(t *testing.T) {
 		"a pack twice":                     func(b []byte) []byte { copy(b[packs+44:], b[packs:packs+32]); return b },
 		"a pack beyond its limit":          func(b []byte) []byte { return set(b, packs+32, pack.MaxSize+1) },
 		"a pack smaller than its frames":   func(b []byte) []byte { return set(b, packs+32, 49) },
+		"a section of no kind":             func(b []byte) []byte { b[sections] = 0; return b },
+		"a section of a fourth kind":       func(b []byte) []byte { b[sections+1124] = 4; return b },
 		"reserved bytes of a section":      func(b []byte) []byte { b[sections+1124+3] = 1; return b },
 		"a section out of range":           func(b []byte) []byte { b[frames] = 1; return b },
 		"a codec of the future":            func(b []byte) []byte { b[frames+1] = 3; return b },

@@ -607,3 +607,37 @@ func TestTime(t *testing.T) {
 		}
 	}
 }
+
+// Whatever a content has, Root makes nodes of it that Pieces reads.
+func TestListRoot(t *testing.T) {
+	l := tree.NewList(func([]byte) (pack.ID, error) { t.Error("a node of nothing"); return pack.ID{}, nil })
+	if p, err := l.Root(); err != nil || p.Length != 0 || p.ID != nil {
+		t.Errorf("of nothing: %v, %v", p, err)
+	}
+	for _, n := range []int{1, 4, 5, 3000} {
+		s := newStore()
+		l := tree.NewList(s.put)
+		for i := range n {
+			id, err := newStore().put([]byte{byte(i), byte(i >> 8)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := l.Add(uint64(i)+1, id[:]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		root, err := l.Root()
+		if err != nil || root.Length != uint64(n*(n+1)/2) {
+			t.Fatal(root, err)
+		}
+		got := 0
+		for run, err := range tree.Pieces(t.Context(), s.load, &tree.Entry{List: root.ID, Size: root.Length}, 0) {
+			if got++; err != nil || run.Length != uint64(got) {
+				t.Fatal(run, err)
+			}
+		}
+		if got != n {
+			t.Errorf("%d of %d pieces", got, n)
+		}
+	}
+}

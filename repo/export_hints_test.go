@@ -143,10 +143,11 @@ func hintSeed() (chunks [][]byte) {
 		chunks = append(chunks, bytes.Clone(b))
 		return pack.ID(bytes.Repeat([]byte{byte(len(chunks))}, 32)), nil
 	})
+	w.piece(9, id)
 	for i := range hintPieces + 1 {
-		w.piece(uint64(i)+1, id)
+		w.piece(uint64(i)%9+1, nil)
 	}
-	w.piece(9, nil)
+	w.piece(9, id)
 	w.file("a", &tree.Entry{Token: id[:16]})
 	for range hintPieces + 1 {
 		w.piece(1, nil)

@@ -89,6 +89,7 @@ const maxPaths = 1000
 //   - what is neither indexed nor in any pack is lost, and "index/?" is the object;
 //   - a snapshot whose manifest is damaged, or missing though its session's end or another snapshot names it, is hurt as a whole, without paths;
 //   - what should bear maintenance's signature and does not counts for nothing, and is a finding;
+//   - hints that are missing or damaged cost the next backup time, and are harmless;
 //   - slots may be removed: that is a finding only when none is left.
 //
 // What is wrong is in the report. The error is for a check that could not be made: the backend failed, ctx is done, a newer format (*crypt.VersionError,

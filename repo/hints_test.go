@@ -36,6 +36,14 @@ func (k *tokenRig) hints() [][]byte {
 	return chunks
 }
 
+// hintBytes is how many bytes all blobs of hints have.
+func (k *tokenRig) hintBytes() int {
+	k.t.Helper()
+	blobs, _, err := repo.HintBlobs(k.t.Context(), k.by)
+	crashMust(k.t, err)
+	return len(bytes.Join(blobs, nil))
+}
+
 func TestHints(t *testing.T) {
 	eachToken(t, trusted, func(t *testing.T, k *tokenRig) {
 		k.by = k.as(crypt.Writer, "")
@@ -356,21 +364,13 @@ func TestHintsPruned(t *testing.T) {
 				}
 				k.backup()
 			}
-			size := func() (n int) {
-				blobs, _, err := repo.HintBlobs(t.Context(), k.by)
-				crashMust(t, err)
-				for _, b := range blobs {
-					n += len(b)
-				}
-				return n
-			}
 			live := len(bytes.Join(k.hints(), nil))
-			if all := size(); all < 3*live {
+			if all := k.hintBytes(); all < 3*live {
 				t.Fatalf("%d bytes of hints, of which %d are the newest", all, live)
 			}
 			_, err := k.as(role, "").Prune(t.Context(), &repo.PruneOptions{Exclusive: true})
 			crashMust(t, err)
-			if all := size(); all < live || all > 2*live {
+			if all := k.hintBytes(); all < live || all > 2*live {
 				t.Errorf("%d bytes of hints are left, of which %d are the newest", all, live)
 			}
 			k.reads("unchanged")
@@ -397,9 +397,11 @@ func TestHintsCost(t *testing.T) {
 	if unchanged > 4000 {
 		t.Errorf("an unchanged tree stored %d bytes", unchanged)
 	}
+	before := k.hintBytes()
 	k.write("050/05050", []byte("changed"))
 	k.reads("one changed", "050/05050")
-	t.Logf("hints of 10,000 files: %d bytes, of %d stored; then %d unchanged, %d with one changed", size, first, unchanged, k.last.Stats.Stored)
+	t.Logf("hints of 10,000 files: %d bytes, of %d stored; then %d unchanged, %d with one changed, with %d bytes of hints", size, first, unchanged, k.last.Stats.Stored,
+		k.hintBytes()-before)
 	if k.last.Stats.Stored > 60_000 {
 		t.Errorf("one changed file stored %d bytes", k.last.Stats.Stored)
 	}

@@ -284,9 +284,6 @@ func Unneeded(ctx context.Context, r *Repo) (names []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(hints.Missing) > 0 {
-		return nil, fmt.Errorf("hint %v is missing: %v", hints.Missing[0].ID, hints.Missing[0].Err)
-	}
 	needed := map[string]bool{}
 	for o := range walk.Union(res.Needed, hints.Needed).All() {
 		_, c := v.x.At(o)

@@ -714,7 +714,7 @@ func simScenes() []simScene {
 		}, []string{"commitBlind"}},
 		{"segments come before the commit", nil, func(s *sim) {
 			w := s.who("w0")
-			s.upTo(w, s.backs(w, "shop", simTree(simRange(0, 6)...)), simOpIs(simPut, "sessions/"))
+			s.upTo(w, s.backs(w, "shop", simTree(simRange(0, 4)...)), simOpIs(simPut, "sessions/"))
 			for op := s.upTo(w, nil, func(*simOp) bool { return true }); op != nil; op = s.upTo(w, nil, func(*simOp) bool { return true }) {
 				s.release(op)
 				synctest.Wait()

@@ -81,7 +81,8 @@ func BenchmarkRepack(b *testing.B) {
 			b.StopTimer()
 			crashMust(b, err)
 			repacked, copied = repacked+rep.RepackedBytes, copied+rep.CopiedBytes
-			if rep.RepackedBytes < int64(size)*9/10 || rep.CopiedBytes < int64(size)/2 || rep.CopiedBytes > int64(size)*3/4 {
+			// Where chunks are cut is by chance, so a pack may just not be wasteful enough.
+			if rep.RepackedBytes < int64(size)/2 || rep.CopiedBytes < rep.RepackedBytes/2 || rep.CopiedBytes > rep.RepackedBytes*9/10 {
 				b.Fatalf("%+v", rep)
 			}
 		}

@@ -1,37 +1,27 @@
 package repo_test
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
-	"runtime/debug"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"testing/fstest"
-	"time"
 
 	"github.com/varvebackup/varve/backend"
 	"github.com/varvebackup/varve/backend/backendtest"
 	"github.com/varvebackup/varve/backend/mem"
-	"github.com/varvebackup/varve/backend/open"
 	"github.com/varvebackup/varve/crypt"
 	"github.com/varvebackup/varve/repo"
-	"github.com/varvebackup/varve/source"
 )
 
 // long tells whether the tests that take minutes are wanted: VARVE_TEST_LONG=1.
@@ -332,31 +322,6 @@ func crashStreamAt(seed uint64, off int64, n int) []byte {
 	return b[off&(1<<20-1):]
 }
 
-// crashJob is what a child process does: a backup.
-type crashJob struct {
-	Repo, Key, Cache, Series string        // Repo: a path or URL
-	Dir                      string        // back this up,
-	Shared, Own              uint64        // or these seeds,
-	SharedSize, OwnSize      int           //
-	Stream                   int64         // or a stream of so many bytes
-	Blocks                   []uint64      // or a folder of blocks, one of each seed
-	Prune                    bool          // no backup but a prune
-	Segment                  time.Duration // see repo.Times
-	Times                    repo.Times    // all of them
-	Start                    string        // a file to wait for
-	Memory                   bool          // measure it
-}
-
-type crashResult struct {
-	ID       string
-	Stats    repo.Stats
-	Idle     int64 // RssAnon
-	Peak     int64
-	Duration time.Duration
-	Void     bool // ErrVoid
-	Report   *repo.PruneReport
-}
-
 // crashBlocks is a folder of files that others may have as well.
 func crashBlocks(seeds []uint64) fs.FS {
 	m := fstest.MapFS{}
@@ -382,146 +347,61 @@ func crashShared(shared uint64, sharedSize int, own uint64, ownSize int) fs.FS {
 	return m
 }
 
-// crashRss returns how many bytes of this process's memory are no file's; 0 where the system does not tell.
-func crashRss() int64 {
-	b, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		return 0
+// crashSource is a small source with a file that is larger than a pack.
+func crashSource(seed uint64, size int) fstest.MapFS {
+	return fstest.MapFS{
+		"big":      {Data: crashRandom(seed, size)},
+		"text":     {Data: crashText(seed, 1<<20)},
+		"a/empty":  {},
+		"a/b/file": {Data: []byte(fmt.Sprint("file ", seed))},
 	}
-	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) == 3 && f[0] == "RssAnon:" {
-			n, _ := strconv.ParseInt(f[1], 10, 64)
-			return n << 10
-		}
-	}
-	return 0
 }
 
-// crashWatch samples the memory until stop, and writes the most that it saw to peak.
-func crashWatch(peak *int64) (idle int64, stop func()) {
-	runtime.GC()
-	debug.FreeOSMemory()
-	idle = crashRss()
-	done := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			*peak = max(*peak, crashRss())
-			select {
-			case <-done:
-				return
-			case <-time.After(10 * time.Millisecond):
-			}
-		}
-	})
-	return idle, func() { close(done); wg.Wait() }
-}
+var crashDayOne = sync.OnceValue(func() fstest.MapFS {
+	return fstest.MapFS{"old": {Data: crashRandom(9, 300<<10)}, "a/b/file": {Data: []byte("old")}}
+})
 
-const crashEnv = "VARVE_TEST_CHILD"
-
-// TestChild is no test: it is what the child processes of the others run.
-func TestChild(t *testing.T) {
-	spec := os.Getenv(crashEnv)
-	if spec == "" {
-		t.Skip("only as a child of another test")
-	}
-	var j crashJob
-	crashMust(t, json.Unmarshal([]byte(spec), &j))
-	repo.SetTimes(t, j.Times)
-	repo.SetTimes(t, repo.Times{Segment: j.Segment})
-	key, err := crypt.ParseKey(j.Key)
-	crashMust(t, err)
-	var src fs.FS
-	switch {
-	case j.Dir != "":
-		d, err := source.Dir(j.Dir, nil)
-		crashMust(t, err)
-		defer d.Close()
-		src = d
-	case j.Stream > 0:
-		src = source.Stream("dump.sql", func(ctx context.Context) (io.ReadCloser, error) { return newCrashStream(ctx, j.Own, j.Stream), nil })
-	case len(j.Blocks) > 0:
-		src = crashBlocks(j.Blocks)
-	default:
-		src = crashShared(j.Shared, j.SharedSize, j.Own, j.OwnSize)
-	}
-	var res crashResult
-	stop := func() {}
-	if j.Memory {
-		res.Idle, stop = crashWatch(&res.Peak)
-	}
-	for j.Start != "" {
-		if _, err := os.Stat(j.Start); err == nil {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
-	begun := time.Now()
-	fmt.Println("READY")
-	b, err := open.URL(t.Context(), j.Repo, nil)
-	crashMust(t, err)
-	r := crashOpen(t, b, key, &repo.Options{Cache: j.Cache})
-	s := &repo.Snapshot{}
-	if j.Prune {
-		res.Report, err = r.Prune(t.Context(), nil)
-	} else {
-		s, err = r.Backup(t.Context(), j.Series, src, nil)
-	}
-	res.Void = errors.Is(err, repo.ErrVoid)
-	if !res.Void {
-		crashMust(t, err)
-	} else {
-		s = &repo.Snapshot{}
-	}
-	stop()
-	res.ID, res.Stats, res.Duration = s.ID, s.Stats, time.Since(begun)
-	out, err := json.Marshal(&res)
-	crashMust(t, err)
-	fmt.Printf("RESULT %s\n", out)
-}
-
-// crashStart runs a child; ready is closed when it begins. wait returns its result, an error if it did not come so far.
-func crashStart(t testing.TB, j crashJob) (cmd *exec.Cmd, ready <-chan struct{}, wait func() (*crashResult, error)) {
+// crashIntact tells whether exactly the snapshot of crashDayOne is there, whole, in a sound repository.
+func crashIntact(t *testing.T, r *repo.Repo) {
 	t.Helper()
-	spec, err := json.Marshal(&j)
-	crashMust(t, err)
-	cmd = exec.Command(os.Args[0], "-test.run=^TestChild$", "-test.v", "-test.timeout=60m")
-	cmd.Env = append(os.Environ(), crashEnv+"="+string(spec))
-	var all, complaints bytes.Buffer
-	cmd.Stderr = &complaints
-	if os.Getenv("VARVE_TEST_STDERR") != "" {
-		cmd.Stderr = os.Stderr
+	snaps := crashSnapshots(t, r, "")
+	if len(snaps) != 1 {
+		t.Fatalf("%d snapshots, want the first one only", len(snaps))
 	}
-	out, err := cmd.StdoutPipe()
-	crashMust(t, err)
-	crashMust(t, cmd.Start())
-	begun, done := make(chan struct{}), make(chan struct{})
-	var res *crashResult
-	go func() {
-		defer close(done)
-		begin := sync.OnceFunc(func() { close(begun) })
-		defer begin()
-		lines := bufio.NewScanner(out)
-		for lines.Scan() {
-			line := lines.Text()
-			if line == "READY" {
-				begin()
-			}
-			if text, ok := strings.CutPrefix(line, "RESULT "); ok {
-				res = &crashResult{}
-				if err := json.Unmarshal([]byte(text), res); err != nil {
-					res = nil
-				}
-			}
-			fmt.Fprintln(&all, line)
-		}
-	}()
-	return cmd, begun, func() (*crashResult, error) {
-		<-done
-		err := cmd.Wait()
-		if res == nil {
-			return nil, errors.Join(fmt.Errorf("the child failed: %s%s", all.String(), complaints.String()), err)
-		}
-		return res, nil
-	}
+	crashSame(t, "the first snapshot", crashSnapshotDigest(t, r, snaps[0]), crashDigest(t, crashDayOne()))
+	crashSound(t, r, true)
 }
+
+type crashWait struct{ read func() error }
+
+func (w *crashWait) Read([]byte) (int, error) { return 0, w.read() }
+func (w *crashWait) Close() error             { return nil }
+
+// crashAttrFS gives entries of another FS attributes.
+type crashAttrFS struct {
+	fs.FS
+	attr map[string]*repo.Attr
+}
+
+func (a *crashAttrFS) ReadDir(path string) ([]fs.DirEntry, error) {
+	list, err := fs.ReadDir(a.FS, path)
+	for i, d := range list {
+		info, err := d.Info()
+		if err != nil {
+			return nil, err
+		}
+		p := d.Name()
+		if path != "." {
+			p = path + "/" + p
+		}
+		list[i] = fs.FileInfoToDirEntry(crashInfo{info, a.attr[p]})
+	}
+	return list, err
+}
+
+type crashInfo struct {
+	fs.FileInfo
+	attr *repo.Attr
+}
+
+func (i crashInfo) Sys() any { return i.attr }

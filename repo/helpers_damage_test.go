@@ -3,6 +3,8 @@ package repo_test
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -19,6 +21,7 @@ import (
 
 	"github.com/fxamacker/cbor/v2"
 	"github.com/zeebo/blake3"
+	"golang.org/x/crypto/chacha20poly1305"
 
 	"github.com/varvebackup/varve/backend"
 	"github.com/varvebackup/varve/backend/backendtest"
@@ -26,6 +29,7 @@ import (
 	"github.com/varvebackup/varve/crypt"
 	"github.com/varvebackup/varve/pack"
 	"github.com/varvebackup/varve/repo"
+	"github.com/varvebackup/varve/repo/internal/index"
 )
 
 // dmgTree is what a snapshot has to hold: contents by path.
@@ -368,4 +372,80 @@ func (d *dmgRepo) compare(t *testing.T, rep *repo.CheckReport, restore bool) {
 func dmgHash(b []byte) string {
 	h := blake3.Sum256(b)
 	return hex.EncodeToString(h[:])
+}
+
+// news backs up a tree and returns how many bytes of it were stored.
+func (d *dmgRepo) news(t testing.TB, tree dmgTree) int64 {
+	t.Helper()
+	return d.backup(t, "shop", tree).Stats.New
+}
+
+// store puts a pack and a segment that names it, and returns the pack's name.
+func (d *dmgRepo) store(t testing.TB, w *pack.Writer) string {
+	t.Helper()
+	id, data, dir, err := w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := "packs/" + id.String()[:2] + "/" + id.String()
+	dmgPut(t, d.b, name, bytes.Clone(data))
+	object := dmgMust(d.keys.Seal(crypt.KindSegment, "", dmgSegmentOf(t, d.keys, name, &index.Pack{ID: id, Size: uint32(len(data)), Dir: dir})))(t)
+	dmgPut(t, d.b, "index/"+dmgHash(object), object)
+	return name
+}
+
+// dmgSegmentOf is the payload of a segment that names one pack, or none.
+func dmgSegmentOf(t testing.TB, k *crypt.Keys, name string, p *index.Pack) []byte {
+	t.Helper()
+	var packs []index.Pack
+	if p != nil {
+		packs = append(packs, *p)
+	}
+	return index.EncodeSegment(dmgSession(k, "shop", int(name[9])), packs)
+}
+
+// dmgForge seals as a writer can who takes the keys out of the slot and does it by hand: all is right but the signature, which is by a key of the writer's own.
+// For what is not signed it is Seal.
+func dmgForge(t testing.TB, owner *crypt.Keys, kind crypt.Kind, name string, body []byte) []byte {
+	t.Helper()
+	writer := dmgMust(owner.Restrict(crypt.Writer))(t)
+	spy := &dmgSpy{}
+	if _, _, err := writer.NewSlot(context.Background(), spy, ""); err != nil {
+		t.Fatal(err)
+	}
+	var row map[int]any
+	if err := cbor.Unmarshal(spy.row, &row); err != nil {
+		t.Fatal(err)
+	}
+	var key [32]byte
+	blake3.DeriveKey("varve v1 2026 objects", row[11].([]byte), key[:])
+	aead := dmgMust(chacha20poly1305.NewX(key[:]))(t)
+
+	header := append([]byte("VRVE"), 1, byte(kind), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+	repository := writer.Repository()
+	message := append([]byte("varve v1 signed object\x00"), repository[:]...)
+	message = append(message, byte(kind))
+	message = binary.LittleEndian.AppendUint16(message, uint16(len(name)))
+	message = append(append(message, name...), body...)
+	_, own, _ := ed25519.GenerateKey(nil)
+	nonce := dmgRand(byte(kind), 24)
+	aad := append(append(bytes.Clone(header), repository[:]...), name...)
+	object := append(bytes.Clone(header), nonce...)
+	object = aead.Seal(object, nonce, append(bytes.Clone(body), ed25519.Sign(own, message)...), aad)
+	if name == "" {
+		return object
+	}
+	return crypt.AppendHash(object)
+}
+
+// dmgSpy is an Unlocker that keeps the row it is to wrap.
+type dmgSpy struct{ row []byte }
+
+func (s *dmgSpy) Wrap(_ context.Context, row, _ []byte) ([]byte, error) {
+	s.row = bytes.Clone(row)
+	return []byte{1}, nil
+}
+
+func (s *dmgSpy) Unwrap(context.Context, []byte, []byte) ([]byte, error) {
+	return nil, crypt.ErrWrongKey
 }

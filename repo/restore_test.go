@@ -8,68 +8,20 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"testing/fstest"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/varvebackup/varve/backend/backendtest"
 	"github.com/varvebackup/varve/crypt"
 	"github.com/varvebackup/varve/repo"
 )
-
-func treeFile(name, content string, sec int64) *treeNode {
-	return &treeNode{name: name, mode: unix.S_IFREG | 0o644, uid: os.Geteuid(), gid: os.Getegid(), sec: sec, size: int64(len(content)), runs: []treeRun{{0, []byte(content)}}}
-}
-
-func treeFolder(name string, kids ...*treeNode) *treeNode {
-	return &treeNode{name: name, mode: unix.S_IFDIR | 0o755, uid: os.Geteuid(), gid: os.Getegid(), sec: 1, kids: kids}
-}
-
-func treeLink(name, target string) *treeNode {
-	return &treeNode{name: name, mode: unix.S_IFLNK | 0o777, uid: os.Geteuid(), gid: os.Getegid(), sec: 1, target: target}
-}
-
-// treeSnap backs a tree up.
-func treeSnap(t *testing.T, n *treeNode) (*repo.Repo, *repo.Snapshot, string) {
-	t.Helper()
-	in := filepath.Join(t.TempDir(), "in")
-	treeMust(t, n.make(in))
-	r, _ := treeRepo(t, nil)
-	d := treeDir(t, in)
-	defer d.Close()
-	return r, treeBackup(t, r, d), in
-}
-
-// treeLines describes a folder, one line an entry.
-func treeLines(t *testing.T, dir string) []string {
-	t.Helper()
-	var out []string
-	for path, s := range treeScan(t, dir) {
-		switch s.mode & unix.S_IFMT {
-		case unix.S_IFDIR:
-			path += "/"
-		case unix.S_IFLNK:
-			path += " -> " + s.target
-		case unix.S_IFREG:
-			path += "=" + s.content
-		}
-		if path != "./" {
-			out = append(out, path)
-		}
-	}
-	slices.Sort(out)
-	return out
-}
 
 func TestRestoreOverwrite(t *testing.T) {
 	snap := treeFolder("",
@@ -251,48 +203,6 @@ func TestRestorePlanted(t *testing.T) {
 	}
 }
 
-// treeForest is a source of many files, some of them with the content of others, and the frames and bytes that they are in.
-func treeForest(k int) fstest.MapFS {
-	m := fstest.MapFS{}
-	smalls, larges := 150*k, 2*k
-	for i := range smalls {
-		m[fmt.Sprintf("small/%d/%d", i%20, i)] = &fstest.MapFile{Data: treeBytes(uint64(i), 100+i), Mode: 0o644, ModTime: time.Unix(int64(i), 0)}
-	}
-	for i := range larges {
-		m[fmt.Sprintf("large/%d", i)] = &fstest.MapFile{Data: treeBytes(uint64(i), 2<<20+i), Mode: 0o644, ModTime: time.Unix(int64(i), 0)}
-	}
-	for i := range smalls / 2 { // out of order
-		j := i * 7 % smalls
-		m[fmt.Sprintf("twice/%d", i)] = &fstest.MapFile{Data: treeBytes(uint64(j), 100+j), Mode: 0o644}
-	}
-	for i := range larges / 2 { // parts of others
-		j := larges - 1 - i
-		m[fmt.Sprintf("zlarge/%d", i)] = &fstest.MapFile{Data: slices.Concat(treeBytes(uint64(j), 2<<20+j), treeBytes(uint64(i), 2<<20+i)), Mode: 0o644}
-	}
-	return m
-}
-
-// treeEqual checks that dir holds all of m but what is missing.
-func treeEqual(t *testing.T, m fstest.MapFS, dir string, missing map[string]bool) {
-	t.Helper()
-	n := 0
-	treeMust(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		n++
-		name, _ := filepath.Rel(dir, path)
-		got, err := os.ReadFile(path)
-		if m[name] == nil || missing[name] || !bytes.Equal(got, m[name].Data) {
-			t.Errorf("%s: %d bytes that are wrong", name, len(got))
-		}
-		return err
-	}))
-	if n != len(m)-len(missing) {
-		t.Errorf("%d files, want %d", n, len(m)-len(missing))
-	}
-}
-
 // Each frame is fetched once, also when files share content, and those that are kept cost nothing.
 func TestRestoreFetches(t *testing.T) {
 	ctx := context.Background()
@@ -333,164 +243,6 @@ func TestRestoreFetches(t *testing.T) {
 	treeEqual(t, m, out, nil)
 }
 
-// A restore that was cut off at any moment leaves nothing that the next one would take for whole.
-func TestRestoreInterrupted(t *testing.T) {
-	r, store, key := treeRepoKey(t, nil)
-	m := treeForest(6)
-	for name, f := range m { // a time each: without one a file is never taken for the same
-		f.ModTime = time.Unix(int64(len(name)), 1)
-	}
-	s := treeBackup(t, r, m)
-	out := treeTemp(t)
-	for _, n := range []int64{1, 7, 15, 25} {
-		ctx, cancel := context.WithCancelCause(context.Background())
-		stop := errors.New("enough")
-		gets := int64(0)
-		var mu sync.Mutex
-		store.Before = func(_ context.Context, op backendtest.Op, name string) error {
-			if op == backendtest.Get && strings.HasPrefix(name, "packs/") {
-				mu.Lock()
-				defer mu.Unlock()
-				if gets++; gets == n {
-					cancel(stop)
-				}
-			}
-			return nil
-		}
-		r, err := repo.Open(context.Background(), store, key, nil)
-		treeMust(t, err)
-		fds := treeOpenFiles(t)
-		rep, err := r.Restore(ctx, s, out, &repo.RestoreOptions{Overwrite: repo.OverwriteIfDifferent})
-		if !errors.Is(err, stop) {
-			t.Fatal(err)
-		}
-		if now := treeOpenFiles(t); now > fds {
-			t.Errorf("%d files are open, %d before", now, fds)
-		}
-		// What is there is whole.
-		missing := map[string]bool{}
-		for name := range m {
-			if _, err := os.Lstat(filepath.Join(out, name)); err != nil {
-				missing[name] = true
-			}
-		}
-		treeEqual(t, m, out, missing)
-		t.Logf("%d gets: %+v, %d missing", n, rep, len(missing))
-		store.Before = nil
-	}
-	rep := treeRestore(t, r, s, out, &repo.RestoreOptions{Overwrite: repo.OverwriteIfDifferent})
-	if rep.Fetched > s.Stats.New+1<<20 || rep.Skipped == 0 { // and some of the trees
-		t.Errorf("%+v", rep)
-	}
-	treeEqual(t, m, out, nil)
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	if _, err := r.Restore(ctx, s, treeTemp(t), nil); !errors.Is(err, context.Canceled) {
-		t.Error(err)
-	}
-}
-
-func treeOpenFiles(t *testing.T) int {
-	list, err := os.ReadDir("/proc/self/fd")
-	treeMust(t, err)
-	return len(list)
-}
-
-// What is damaged is listed and not there; all else is, and no wrong byte is written.
-func TestRestoreDamage(t *testing.T) {
-	ctx := context.Background()
-	r, store, key := treeRepoKey(t, nil)
-	m := treeForest(1)
-	treeBackup(t, r, fstest.MapFS{"large/0": m["large/0"], "small/0/0": m["small/0/0"]}) // in packs of its own
-	s := treeBackup(t, r, m)
-	var packs []string
-	for info, err := range store.List(ctx, "packs/") {
-		treeMust(t, err)
-		packs = append(packs, info.Name)
-	}
-	if len(packs) < 2 {
-		t.Fatal(packs)
-	}
-	flip := func(pack string, at int64) func(string, int64, []byte) {
-		return func(name string, off int64, p []byte) {
-			if name == pack && off <= at && at < off+int64(len(p)) {
-				p[at-off] ^= 4
-			}
-		}
-	}
-	for _, name := range packs {
-		info, err := store.Stat(ctx, name)
-		treeMust(t, err)
-		for _, at := range []int64{0, rand.Int64N(info.Size), -1} {
-			store.Corrupt, store.Before = nil, nil
-			if at >= 0 {
-				store.Corrupt = flip(name, at)
-			} else {
-				store.Before = func(_ context.Context, op backendtest.Op, n string) error {
-					if op == backendtest.Get && n == name {
-						return fs.ErrNotExist
-					}
-					return nil
-				}
-			}
-			r, err := repo.Open(ctx, store, key, nil)
-			treeMust(t, err)
-			// FS says what is hurt.
-			hurt := map[string]bool{}
-			f, ferr := r.FS(ctx, s)
-			if ferr == nil {
-				for name := range m {
-					if _, err := fs.ReadFile(f, name); err != nil {
-						if _, ok := errors.AsType[*repo.DamageError](err); !ok {
-							t.Fatal(err)
-						}
-						hurt[name] = true
-					}
-				}
-			}
-			r, err = repo.Open(ctx, store, key, nil)
-			treeMust(t, err)
-			store.Reset()
-			out := treeTemp(t)
-			_, rerr := r.Restore(ctx, s, out, &repo.RestoreOptions{Verify: true})
-			if ferr != nil { // the root itself is gone
-				if d, ok := errors.AsType[*repo.DamageError](rerr); !ok || d.Object != name {
-					t.Errorf("%s at %d: %v", name, at, rerr)
-				}
-				continue
-			}
-			if len(hurt) == 0 {
-				treeMust(t, rerr)
-			} else {
-				// Each is listed, or a folder above it whose own node is hurt; and nothing else is.
-				listed := map[string]bool{}
-				for _, path := range treeFailures(t, rerr) {
-					listed[path] = true
-					if !slices.ContainsFunc(slices.Collect(maps.Keys(hurt)), func(p string) bool { return path == "." || p == path || strings.HasPrefix(p, path+"/") }) {
-						t.Errorf("%s at %d: %s is not hurt", name, at, path)
-					}
-				}
-				for path := range hurt {
-					for p := path; !listed[p]; p = filepath.Dir(p) {
-						if p == "." {
-							t.Errorf("%s at %d: %s is not listed", name, at, path)
-							break
-						}
-					}
-				}
-				if d, ok := errors.AsType[*repo.DamageError](rerr); !ok || d.Object != name {
-					t.Errorf("%s at %d: %v", name, at, rerr)
-				}
-			}
-			treeEqual(t, m, out, hurt)
-			if c := store.Counts(); c.Gets+c.Lists > 4*s.Stats.Bytes/(512<<10)+50 {
-				t.Errorf("%s at %d: %d hurt, %+v", name, at, len(hurt), c)
-			}
-			t.Logf("%s at %d: %d hurt, %+v", name, at, len(hurt), store.Counts())
-		}
-	}
-}
-
 func TestRestoreNoOwner(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
@@ -514,38 +266,6 @@ func TestRestoreNoOwner(t *testing.T) {
 	}
 	treeRestore(t, r, s, out, &repo.RestoreOptions{Overwrite: repo.OverwriteIfDifferent})
 	treeSame(t, in, out, treeExcept{})
-}
-
-func TestRestoreDiskFull(t *testing.T) {
-	dir := t.TempDir()
-	if err := unix.Mount("varve", dir, "tmpfs", 0, "size=2m,nr_inodes=200"); err != nil {
-		t.Skip("no tmpfs here: ", err)
-	}
-	defer unix.Unmount(dir, unix.MNT_DETACH)
-	small := fstest.MapFS{}
-	for i := range 300 {
-		small[fmt.Sprint("f", i)] = &fstest.MapFile{Data: []byte("x")}
-	}
-	links := fstest.MapFS{}
-	for i := range 300 {
-		links[fmt.Sprint("f", i)] = &fstest.MapFile{Data: []byte("x"), Mode: fs.ModeSymlink}
-	}
-	for name, m := range map[string]fstest.MapFS{"f": {"folder/file": {Data: treeBytes(1, 5<<20)}}, "small": small, "links": links} {
-		r, _ := treeRepo(t, nil)
-		s := treeBackup(t, r, m)
-		fds := treeOpenFiles(t)
-		_, err := r.Restore(context.Background(), s, dir+"/"+name, nil)
-		if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), s.ID) {
-			t.Errorf("%s: %v", name, err)
-		}
-		if pe, ok := errors.AsType[*fs.PathError](err); !ok || m[pe.Path] == nil {
-			t.Errorf("%s: no path in %v", name, err)
-		}
-		treeMust(t, os.RemoveAll(dir+"/"+name))
-		if now := treeOpenFiles(t); now > fds {
-			t.Errorf("%d files are open, %d before", now, fds)
-		}
-	}
 }
 
 // An attribute that the file system has no room for is a matter of that entry alone.
@@ -659,50 +379,5 @@ func TestRestoreMany(t *testing.T) {
 	t.Logf("%+v, %+v, %+v", s.Stats, rep, store.Counts())
 	if rep.Fetched > s.Stats.New+s.Stats.New/4 {
 		t.Error("too much was fetched")
-	}
-}
-
-// What is there stays until what replaces it is whole.
-func TestRestoreKeepsUntilWhole(t *testing.T) {
-	m := fstest.MapFS{"large": {Data: treeBytes(1, 3<<20), ModTime: time.Unix(1, 0)}, "link": {Data: treeBytes(2, 2<<20), ModTime: time.Unix(1, 0)},
-		"small": {Data: []byte("new"), ModTime: time.Unix(1, 0)}}
-	for _, how := range []string{"damage", "cancel"} {
-		r, store, key := treeRepoKey(t, nil)
-		s := treeBackup(t, r, m)
-		r, err := repo.Open(context.Background(), store, key, nil)
-		treeMust(t, err)
-		out := t.TempDir()
-		treeMust(t, treeFolder("", treeFile("large", "old large", 9), treeFile("small", "old small", 9), treeLink("link", "old link"), treeFile("other", "other", 9)).make(out+"/x"))
-		ctx, cancel := context.WithCancel(context.Background())
-		var mu sync.Mutex
-		frames := 0
-		store.Corrupt = func(name string, _ int64, p []byte) {
-			mu.Lock()
-			defer mu.Unlock()
-			if frames++; len(p) < 100<<10 || frames < 4 {
-				return
-			}
-			if how == "cancel" {
-				cancel()
-			} else {
-				p[99] ^= 1
-			}
-		}
-		_, err = r.Restore(ctx, s, out+"/x", &repo.RestoreOptions{Overwrite: repo.OverwriteAlways})
-		cancel()
-		if err == nil {
-			t.Error(how, "no error")
-		}
-		left := map[string]int{}
-		for _, line := range treeLines(t, out+"/x") {
-			name, _, _ := strings.Cut(line, "=")
-			if f := m[name]; f == nil || line != name+"="+string(f.Data) {
-				left[line]++
-			}
-		}
-		delete(left, "small=old small") // or it was restored
-		if !maps.Equal(left, map[string]int{"large=old large": 1, "link -> old link": 1, "other=other": 1}) {
-			t.Errorf("%s: %.300s", how, fmt.Sprintf("%q", slices.Sorted(maps.Keys(left))))
-		}
 	}
 }

@@ -214,11 +214,11 @@ func (p *pruner) emptySegments(ctx context.Context, s *survey, freed map[pack.ID
 			full[info.Segment] = true
 		}
 	}
-	for i, name := range s.view.segments {
-		if names[i] == 0 || full[i] || held[name] {
+	for i, segment := range s.view.segments {
+		if names[i] == 0 || full[i] || held[segment.Name] {
 			continue
 		}
-		switch err := p.repo.backend.Delete(ctx, name); {
+		switch err := p.repo.backend.Delete(ctx, segment.Name); {
 		case errors.Is(err, backend.ErrRetained):
 			p.rep.Retained++
 		case err != nil:

@@ -33,6 +33,15 @@ type oblivion struct {
 	doubtful  bool      // some word cannot be read any more, and may have said the contrary: what is forgotten stays
 }
 
+// over tells whether the undo window and the slack behind it are over, so that nothing of the snapshot has to be there.
+func (o oblivion) over(now time.Time) bool {
+	if !o.forgotten || o.doubtful {
+		return false
+	}
+	age := now.Sub(o.since)
+	return age > times.undo+times.slack || broken.noSlack && age > times.undo || broken.forgetNow
+}
+
 // forgotten returns what records under forgotten/ say, by session. Records that nobody signed, or that are damaged, come back as junk.
 //
 // The words on a snapshot count in the order of their numbers. One that takes back counts only if the store got it within the undo window; later the collector may have acted

@@ -312,8 +312,8 @@ func (r *Repo) needed(ctx context.Context, v *view, keep func(*Snapshot) bool) (
 			need[packName(v.x.Pack(v.x.Frame(c.Frame).Pack).ID)] = true
 		}
 	}
-	for _, name := range v.segments {
-		need[name] = true
+	for _, segment := range v.segments {
+		need[segment.Name] = true
 	}
 	for _, prefix := range []string{configPrefix, keysPrefix} {
 		names, err := listNames(ctx, r.backend, prefix)

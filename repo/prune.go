@@ -332,6 +332,7 @@ func (p *pruner) settle(ctx context.Context, seen map[string]*seenSession, limit
 		}
 		taken[info.Name] = true
 	}
+	var said map[string]oblivion // once somebody asks
 	var open []*seenSession
 	for _, id := range sortedKeys(seen) {
 		s := seen[id]
@@ -352,6 +353,15 @@ func (p *pruner) settle(ctx context.Context, seen map[string]*seenSession, limit
 			continue // it has nothing to commit
 		}
 		if s.ended && broken.noVoidEnded || !s.ended && broken.noVoidExpired {
+			continue
+		}
+		// The manifest of one that was forgotten for good is gone, and a late duplicate of it counts for nothing. Where a replica has it still, a void would be another object of its name.
+		if said == nil {
+			if said, _, err = r.forgotten(ctx); err != nil {
+				return false, err
+			}
+		}
+		if said[id].over(p.now) {
 			continue
 		}
 		if err := r.putVoid(ctx, id); err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 
 	"github.com/varvebackup/varve/backend"
 	"github.com/varvebackup/varve/crypt"
@@ -58,22 +59,21 @@ func (p *pruner) segments(ctx context.Context, s *survey) error {
 			dead[info.Segment]++
 		}
 	}
-	var replace []string
-	tiers := map[int][]string{}
-	for i, name := range s.view.segments {
-		size := s.segments[name].Size
+	var replace []backend.Info
+	tiers := map[int][]backend.Info{}
+	for i, segment := range s.view.segments {
 		if float64(dead[i]) > deadSegment*float64(all[i]) || all[i] == 0 {
-			replace = append(replace, name)
+			replace = append(replace, segment)
 			continue
 		}
-		if size >= segmentMax/2 {
+		if segment.Size >= segmentMax/2 {
 			continue
 		}
 		tier := 0
-		for n := size; n > 16<<10; n /= 4 {
+		for n := segment.Size; n > 16<<10; n /= 4 {
 			tier++
 		}
-		tiers[tier] = append(tiers[tier], name)
+		tiers[tier] = append(tiers[tier], segment)
 	}
 	for _, t := range tiers {
 		if len(t) >= sizes.joinSegments {
@@ -83,8 +83,8 @@ func (p *pruner) segments(ctx context.Context, s *survey) error {
 	// One that is locked would stay, and be read and replaced again by every collection.
 	var err error
 	if (p.repo.backend.lock != Lock{}) {
-		replace = slices.DeleteFunc(replace, func(name string) bool {
-			is, rerr := backend.RetentionOf(ctx, p.repo.backend.Backend, name, "")
+		replace = slices.DeleteFunc(replace, func(segment backend.Info) bool {
+			is, rerr := backend.RetentionOf(ctx, p.repo.backend.Backend, segment.Name, "")
 			if rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
 				err = rerr
 			}
@@ -97,7 +97,7 @@ func (p *pruner) segments(ctx context.Context, s *survey) error {
 	if broken.removeUnread {
 		replace = slices.Clone(s.view.segments)
 	}
-	slices.Sort(replace)
+	slices.SortFunc(replace, func(a, b backend.Info) int { return strings.Compare(a.Name, b.Name) })
 	p.step("indexing", int64(len(replace)))
 
 	var packs []index.Pack
@@ -157,8 +157,8 @@ func (p *pruner) segments(ctx context.Context, s *survey) error {
 		packs, read, size = nil, nil, 0
 		return nil
 	}
-	for _, name := range replace {
-		stored := s.segments[name].Modified.Unix()
+	for _, segment := range replace {
+		name, stored := segment.Name, segment.Modified.Unix()
 		o, err := p.repo.openSegment(ctx, name)
 		if errors.Is(err, errVanished) {
 			continue // somebody else replaced it

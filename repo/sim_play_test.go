@@ -252,7 +252,9 @@ func (s *sim) backupOf(a *simActor, series string, tree map[string][]byte) *simA
 			if gerr != nil || act.readBack >= act.begun && o.step > act.readBack {
 				continue
 			}
-			if m, merr := repo.Manifest(context.Background(), s.oracle(a.home), id); merr == nil && m != nil {
+			if o := s.oracle(a.home); o == nil {
+				continue
+			} else if m, merr := repo.Manifest(context.Background(), o, id); merr == nil && m != nil {
 				s.fail("no snapshot after an error", "%s: %v, and the snapshot %s is there", a.name, err, id)
 			}
 		}
@@ -533,11 +535,13 @@ func (s *sim) forgottenAt(st *simStore, id string) *simWords {
 	return w
 }
 
-// oracle is a reader without a scheduler.
+// oracle is a reader without a scheduler; nil while the owner's slot has not come to the replica.
 func (s *sim) oracle(st *simStore) *repo.Repo {
 	if s.oracles[st] == nil {
 		r, err := repo.Open(context.Background(), &simBackend{store: st}, s.owner, &repo.Options{Workers: 1})
-		if err != nil {
+		if err != nil && st == s.replica {
+			return nil
+		} else if err != nil {
 			s.t.Fatal(err)
 		}
 		s.oracles[st] = r
@@ -575,6 +579,9 @@ func (s *sim) restorable(sn *simSnap, when string) { s.restorableAt(sn.store, sn
 func (s *sim) restorableAt(st *simStore, sn *simSnap, when string) {
 	ctx := context.Background()
 	r := s.oracle(st)
+	if r == nil {
+		return
+	}
 	m, err := repo.Manifest(ctx, r, sn.id)
 	if err == nil && m == nil {
 		err = errors.New("there is a void in its place")
@@ -609,6 +616,9 @@ func (s *sim) look() {
 
 // everything restores all snapshots that are there or have to be.
 func (s *sim) everything(st *simStore, when string) {
+	if s.oracle(st) == nil {
+		return
+	}
 	for _, id := range slices.Sorted(maps.Keys(s.snaps)) {
 		sn := s.snaps[id]
 		_, err := st.get(repo.SnapshotName(id))

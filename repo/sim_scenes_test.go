@@ -568,6 +568,51 @@ func simScenes() []simScene {
 			s.end(w, s.backs(w, "other", simTree(simRange(30, 36)...)))
 			s.end(m, nil)
 		}, []string{"removeUnread"}},
+		{"a forged segment that one list has and the next one lacks", func(c *simConfig) { c.forger = true }, func(s *sim) {
+			repo.SetLayout(s.t, repo.Layout{JoinSegments: 2})
+			w, m, thief := s.who("w0"), s.who("m0"), s.who("thief")
+			s.end(w, s.backs(w, "shop", simTree(simRange(0, 6)...)))
+			s.advance(time.Minute)
+			s.end(thief, s.forging())
+			s.lag()
+			lists := 0
+			s.lags = func(op *simOp) time.Duration {
+				if op.actor != m || op.name != "index/" {
+					return 0
+				}
+				if lists++; lists == 2 {
+					return s.cfg.times.lag + 30*time.Second // before it was put
+				}
+				return 0
+			}
+			for range 4 {
+				s.end(m, s.prunes(m, repo.PruneOptions{MaxRepack: -1}))
+				s.advance(s.cfg.times.margin + 2*s.cfg.times.lag)
+			}
+			s.lags = nil
+		}, nil},
+		{"a collector that dies when it has removed a snapshot and not its markers, beside a replica", func(c *simConfig) { c.replica = true }, func(s *sim) {
+			w, m, c := s.who("w0"), s.who("m0"), s.who("copy")
+			s.end(w, s.backs(w, "shop", simTree(simRange(0, 6)...)))
+			first := s.last(w)
+			s.advance(time.Minute)
+			s.end(w, s.backs(w, "shop", simTree(simRange(6, 12)...)))
+			s.end(c, s.replicates(c))
+			s.end(m, s.forgets(first))
+			s.advance(2 * s.cfg.times.lag)
+			s.end(m, s.forgets(s.last(w)))
+			s.advance(s.cfg.times.undo + s.cfg.times.slack - s.cfg.times.lag)
+			s.end(m, s.prunes(m, repo.PruneOptions{}))
+			s.lag()
+			s.upTo(m, s.prunes(m, repo.PruneOptions{}), simOpIs(simDelete, "sessions/"))
+			s.crash(m)
+			s.end(m, nil)
+			for range 2 {
+				s.end(m, s.prunes(m, repo.PruneOptions{}))
+				s.lag()
+			}
+			s.end(c, s.replicates(c))
+		}, nil},
 		{"a collector that dies between segments", nil, func(s *sim) {
 			simGarbage(s)
 			m := s.who("m0")

@@ -31,7 +31,6 @@ type survey struct {
 	expired  []*Snapshot     // forgotten so long ago that nothing of them has to be
 	taken    map[string]bool // sessions in whose place something is
 	packs    map[pack.ID]backend.Info
-	segments map[string]backend.Info
 	kept     *collect.Kept  // this and what follows are set by mark
 	stats    []collect.Pack // in order of ids
 	live     []uint32       // bytes of plaintext that are kept, by frame; nil until somebody asks
@@ -87,7 +86,7 @@ func (e *blockedError) Unwrap() error { return e.err }
 // survey lists everything. settle, if not nil, is called with the sessions before anything else is listed, and says whether to go on. Objects in junk are taken for not there.
 // now is a time of the store that surely is over, and later returns one that is not before anything that it has dated by now.
 func (r *Repo) survey(ctx context.Context, now time.Time, later func() time.Time, junk map[string]bool, settle func(map[string]*seenSession) (bool, error)) (*survey, error) {
-	s := &survey{taken: map[string]bool{}, segments: map[string]backend.Info{}}
+	s := &survey{taken: map[string]bool{}}
 	var err error
 	if s.sessions, err = r.listSessions(ctx); err != nil {
 		return nil, err
@@ -131,12 +130,6 @@ func (r *Repo) survey(ctx context.Context, now time.Time, later func() time.Time
 	}
 	if len(s.view.damaged) > 0 {
 		return nil, &blockedError{s.view.damaged[0]}
-	}
-	for info, err := range r.backend.List(ctx, indexPrefix) {
-		if err != nil {
-			return nil, err
-		}
-		s.segments[info.Name] = info
 	}
 	if s.packs, err = r.listPacks(ctx); err != nil {
 		return nil, err
@@ -205,7 +198,7 @@ func (r *Repo) surveySnapshots(ctx context.Context, s *survey, now time.Time, ju
 			continue
 		}
 		s.snaps = append(s.snaps, snap)
-		if o := s.said[snap.ID]; o.forgotten && !o.doubtful && (now.Sub(o.since) > times.undo+times.slack || broken.noSlack && now.Sub(o.since) > times.undo || broken.forgetNow) {
+		if s.said[snap.ID].over(now) {
 			s.expired = append(s.expired, snap)
 		} else {
 			s.roots = append(s.roots, snap)

@@ -26,7 +26,7 @@ type view struct {
 	repo     *Repo
 	maint    *maintenance
 	x        *index.Index
-	segments []string       // names, in the order in which the index numbers them
+	segments []backend.Info // as they were listed, in the order in which the index numbers them
 	listed   []string       // all that were listed, sorted
 	damaged  []*DamageError // segments that could not be opened
 	fetched  atomic.Int64   // bytes of frames that were read
@@ -179,7 +179,7 @@ func (r *Repo) loadIndex(ctx context.Context, m *maintenance, all []backend.Info
 	})
 	i := 0
 	for c := range results {
-		name := all[i].Name
+		info := all[i]
 		i++
 		o, ok := <-c
 		if !ok {
@@ -187,14 +187,14 @@ func (r *Repo) loadIndex(ctx context.Context, m *maintenance, all []backend.Info
 		}
 		if o.damage == nil {
 			if err := b.Add(o.payload, o.stored, o.rewritten); err != nil {
-				o.damage = &DamageError{Object: name, Err: err}
+				o.damage = &DamageError{Object: info.Name, Err: err}
 			}
 		}
 		if o.damage != nil {
 			v.damaged = append(v.damaged, o.damage)
 			continue
 		}
-		v.segments = append(v.segments, name)
+		v.segments = append(v.segments, info)
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err

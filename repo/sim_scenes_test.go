@@ -162,7 +162,9 @@ func simHalf(s *sim) (kept [][]byte) {
 	return kept
 }
 
-func simScenes() []simScene {
+func simScenes() []simScene { return slices.Concat(simDirected(), simOvertaken()) }
+
+func simDirected() []simScene {
 	return []simScene{
 		{"a list of gc/ that a collection overtakes", nil, func(s *sim) {
 			// Of each segment little is freed, so none is rewritten.

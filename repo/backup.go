@@ -185,24 +185,27 @@ func (p *pipeline) stats() Stats {
 		New: c.fresh.Load(), Stored: c.stored.Load(), Unread: c.unread.Load()}
 }
 
-// report calls progress at most five times a second until the returned function is called, which calls it a last time and waits for it.
+// report is ticker for a function that may be nil.
 func report(progress func(Progress), now func() Progress) (stop func()) {
 	if progress == nil {
 		return func() {}
 	}
+	return ticker(func() { progress(now()) })
+}
+
+// ticker calls f at most five times a second, whatever f takes and however late it is called, until the returned function is called, which calls it a last time
+// and waits for it.
+func ticker(f func()) (stop func()) {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		t := time.NewTicker(200 * time.Millisecond)
-		defer t.Stop()
-		for {
+		for over := false; !over; {
 			select {
-			case <-t.C:
-				progress(now())
+			case <-time.After(200 * time.Millisecond): // a time.Ticker makes up for what was late
 			case <-done:
-				progress(now())
-				return
+				over = true
 			}
+			f()
 		}
 	})
 	return sync.OnceFunc(func() { close(done); wg.Wait() })

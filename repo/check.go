@@ -664,11 +664,6 @@ func (c *checker) hints(ctx context.Context) error {
 	return nil
 }
 
-// ticker calls f at most five times a second until the returned function is called, which calls it a last time.
-func ticker(f func()) (stop func()) {
-	return report(func(Progress) { f() }, func() Progress { return Progress{} })
-}
-
 func (c *checker) report() *CheckReport {
 	rep := &CheckReport{Snapshots: len(c.snaps), Segments: len(c.view.segments), Packs: len(c.packs), Blobs: c.view.x.Len(), PacksRead: int(c.read.Load()),
 		BytesRead: c.bytes.Load()}

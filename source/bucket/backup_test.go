@@ -351,6 +351,42 @@ func TestAhead(t *testing.T) {
 	}
 }
 
+// Calls are at most five a second also after one that took long.
+func TestPutProgress(t *testing.T) {
+	s := newService(t)
+	var calls []time.Time
+	enough := make(chan struct{})
+	tree := waitFS{fstest.MapFS{"a": {Data: []byte("content")}}, enough}
+	_, err := s.open("media", nil).Put(t.Context(), tree, &bucket.PutOptions{Progress: func(repo.Progress) {
+		calls = append(calls, time.Now())
+		switch len(calls) {
+		case 1:
+			time.Sleep(250 * time.Millisecond) // longer than from one call to the next
+		case 4:
+			close(enough)
+		}
+	}})
+	must(t, err)
+	for i := range calls[1 : len(calls)-1] { // the last one is beyond the five a second
+		if d := calls[i+1].Sub(calls[i]); d < 200*time.Millisecond {
+			t.Errorf("two calls within %v", d)
+		}
+	}
+}
+
+// A waitFS opens files once something has happened.
+type waitFS struct {
+	fstest.MapFS
+	what <-chan struct{}
+}
+
+func (w waitFS) Open(name string) (fs.File, error) {
+	if name == "a" {
+		<-w.what
+	}
+	return w.MapFS.Open(name)
+}
+
 func TestPut(t *testing.T) {
 	s := newService(t)
 	s.put("media", "old", "x")

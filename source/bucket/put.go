@@ -596,7 +596,7 @@ func (p *putter) lstat(dir, raw string) (fs.FileInfo, error) {
 	return nil, nil
 }
 
-// report calls progress at most five times a second until the returned function is called, which calls it a last time and waits for it.
+// report calls progress at most five times a second, whatever it takes and however late it is called, until the returned function is called, which calls it a last time and waits for it.
 func report(progress func(repo.Progress), now func() repo.Progress) (stop func()) {
 	if progress == nil {
 		return func() {}
@@ -604,16 +604,13 @@ func report(progress func(repo.Progress), now func() repo.Progress) (stop func()
 	done := make(chan struct{})
 	var wait sync.WaitGroup
 	wait.Go(func() {
-		t := time.NewTicker(200 * time.Millisecond)
-		defer t.Stop()
-		for {
+		for over := false; !over; {
 			select {
-			case <-t.C:
-				progress(now())
+			case <-time.After(200 * time.Millisecond): // a time.Ticker makes up for what was late
 			case <-done:
-				progress(now())
-				return
+				over = true
 			}
+			progress(now())
 		}
 	})
 	return func() { close(done); wait.Wait() }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"golang.org/x/sync/errgroup"
 
@@ -58,6 +59,9 @@ func (p *pruner) repack(ctx context.Context, s *survey, sources []*collect.Pack)
 			if errors.Is(err, crypt.ErrDamaged) {
 				p.rotten(name, err)
 				continue
+			}
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // another collection freed it since it was listed; if nobody did, the next mark says what is missing
 			}
 			if err != nil {
 				return err

@@ -63,5 +63,14 @@ func simOvertaken() []simScene {
 				s.fail("a collector", "%v", err)
 			}
 		}, []string{"indexFirst"}},
+		{"a pack that a collection frees before another one copies it", func(c *simConfig) { c.maintainers = 2 }, func(s *sim) {
+			simWaste(s)
+			m, n := s.who("m0"), s.who("m1")
+			s.upTo(m, s.prunes(m, repo.PruneOptions{}), func(op *simOp) bool { return simOpIs(simGet, "packs/")(op) && op.n < 0 })
+			s.end(n, s.prunes(n, repo.PruneOptions{Exclusive: true}))
+			if err := s.end(m, nil); err != nil {
+				s.fail("a collector", "%v", err)
+			}
+		}, nil},
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/varvebackup/varve/internal/mariatest"
+	"github.com/varvebackup/varve/internal/needs"
 	"github.com/varvebackup/varve/internal/pgtest"
 	"github.com/varvebackup/varve/repo"
 	"github.com/varvebackup/varve/source"
@@ -82,12 +83,7 @@ func database(t testing.TB, url string) fs.FS {
 // startRedis starts a server on a socket and returns that.
 func startRedis(t testing.TB, dir string, args ...string) (socket string, stop func()) {
 	t.Helper()
-	if _, err := exec.LookPath("redis-server"); err != nil {
-		if os.Getenv("VARVE_TEST_REQUIRE") == "1" {
-			t.Fatal("there is no Redis: install the package redis-server")
-		}
-		t.Skip("there is no Redis: install the package redis-server")
-	}
+	needs.Program(t, "redis-server", "redis-server")
 	socket = filepath.Join(dir, "socket")
 	cmd := exec.Command("redis-server", append([]string{"--port", "0", "--unixsocket", socket, "--dir", dir, "--save", ""}, args...)...)
 	must(t, cmd.Start())

@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -24,6 +23,7 @@ import (
 
 	"github.com/varvebackup/varve/backend/mem"
 	"github.com/varvebackup/varve/crypt"
+	"github.com/varvebackup/varve/internal/needs"
 	"github.com/varvebackup/varve/repo"
 	"github.com/varvebackup/varve/source"
 )
@@ -67,12 +67,7 @@ func openSQLite(t testing.TB, path, query string) *sql.DB {
 
 func needProgram(t testing.TB) {
 	t.Helper()
-	if _, err := exec.LookPath("sqlite3"); err != nil {
-		if os.Getenv("VARVE_TEST_REQUIRE") == "1" {
-			t.Fatal(err)
-		}
-		t.Skip("no sqlite3 program (Debian's package sqlite3)")
-	}
+	needs.Program(t, "sqlite3", "sqlite3")
 }
 
 // sqliteWays are all ways to copy the database db at path.

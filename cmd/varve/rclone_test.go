@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/varvebackup/varve/crypt"
+	"github.com/varvebackup/varve/internal/needs"
 )
 
 // A recipe is docs/RCLONE.md at work: its commands, in a folder that stands for the machine and its disks.
@@ -177,12 +178,7 @@ func (r *recipe) largest(dir string) string {
 
 // TestRclone does what docs/RCLONE.md says.
 func TestRclone(t *testing.T) {
-	if _, err := exec.LookPath("rclone"); err != nil {
-		if os.Getenv("VARVE_TEST_REQUIRE") == "1" {
-			t.Fatal("no rclone in the path (Debian: rclone)")
-		}
-		t.Skip("no rclone in the path (Debian: rclone)")
-	}
+	needs.Program(t, "rclone", "rclone")
 	t.Run("plain", func(t *testing.T) { testRclone(t, false) })
 	t.Run("crypt", func(t *testing.T) { testRclone(t, true) })
 }

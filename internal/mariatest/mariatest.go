@@ -12,16 +12,14 @@ import (
 	"fmt"
 	"io"
 	"net/url"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
-	"time"
 
-	"github.com/varvebackup/varve/internal/nobody"
+	"github.com/varvebackup/varve/internal/daemon"
+	"github.com/varvebackup/varve/internal/needs"
 )
 
 // Server is a running MariaDB. Its methods are for the goroutine of the test, and fail it.
@@ -30,9 +28,7 @@ type Server struct {
 	Socket string
 
 	t    testing.TB
-	dir  string
-	attr *syscall.SysProcAttr
-	stop func() // nil when it does not run
+	stop func()
 }
 
 func find(name string) (string, error) {
@@ -50,86 +46,24 @@ func Start(t testing.TB) *Server {
 	for i, name := range []string{"mariadb-install-db", "mariadbd"} {
 		p, err := find(name)
 		if err != nil {
-			missing(t, "there is no MariaDB ("+name+"): install the package mariadb-server")
+			needs.Skip(t, "there is no MariaDB ("+name+"): install the package mariadb-server")
 		}
 		programs[i] = p
 	}
-	attr, chown, err := nobody.Attr("mysql")
-	if err != nil {
-		missing(t, err.Error())
-	}
-	// The name of a socket has at most a hundred bytes, so not t.TempDir.
-	dir, err := os.MkdirTemp("", "maria")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := chown(dir); err != nil {
-		t.Fatal(err)
-	}
-	s := &Server{Socket: filepath.Join(dir, "socket"), t: t, dir: dir, attr: attr}
-	data := "--datadir=" + filepath.Join(dir, "data")
-	if out, err := s.command(programs[0], "--no-defaults", data, "--auth-root-authentication-method=normal", "--skip-test-db").CombinedOutput(); err != nil {
-		t.Fatalf("mariadb-install-db: %v\n%s", err, out)
-	}
-	s.start(programs[1], data)
-	return s
-}
-
-func (s *Server) command(program string, args ...string) *exec.Cmd {
-	cmd := exec.Command(program, args...)
-	cmd.Dir, cmd.SysProcAttr = s.dir, s.attr
-	cmd.Env = append(os.Environ(), "LC_ALL=C", "TZ=UTC", "HOME="+s.dir, "TMPDIR="+s.dir)
-	return cmd
-}
-
-func (s *Server) start(program, data string) {
-	t := s.t
-	t.Helper()
-	cmd := s.command(program, "--no-defaults", data, "--socket="+s.Socket, "--skip-networking", "--pid-file="+filepath.Join(s.dir, "pid"), "--tmpdir="+s.dir,
+	home := daemon.NewHome(t, "mysql")
+	s := &Server{Socket: filepath.Join(home.Dir, "socket"), t: t}
+	data := "--datadir=" + filepath.Join(home.Dir, "data")
+	home.MustRun(programs[0], "--no-defaults", data, "--auth-root-authentication-method=normal", "--skip-test-db")
+	cmd := home.Command(programs[1], "--no-defaults", data, "--socket="+s.Socket, "--skip-networking", "--pid-file="+filepath.Join(home.Dir, "pid"), "--tmpdir="+home.Dir,
 		"--character-set-server=utf8mb4", "--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0", "--innodb-buffer-pool-size=64M", "--skip-log-bin")
-	log := &watcher{seen: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = io.Discard, log, 10*time.Second
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	select {
-	case <-log.seen:
-	case err := <-ended:
-		t.Fatalf("mariadbd ended: %v\n%s", err, log)
-	}
-	s.stop = func() {
-		s.stop = nil
-		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Errorf("stop mariadbd: %v", err)
-		}
-		if err := <-ended; err != nil {
-			t.Errorf("mariadbd: %v\n%s", err, log)
-		}
-	}
-	t.Cleanup(s.Stop)
+	s.stop = home.Start(cmd, "ready for connections", syscall.SIGTERM)
+	return s
 }
 
 // Stop stops the server, if it runs, before the test ends.
 func (s *Server) Stop() {
 	s.t.Helper()
-	if s.stop != nil {
-		s.stop()
-	}
-}
-
-func missing(t testing.TB, why string) {
-	t.Helper()
-	if os.Getenv("VARVE_TEST_REQUIRE") == "1" {
-		t.Fatal(why)
-	}
-	t.Skip(why)
+	s.stop()
 }
 
 // URL returns what source.MySQL takes for a database, as the superuser.
@@ -172,30 +106,4 @@ func (s *Server) run(db string, sql io.Reader) string {
 		s.t.Fatal(fmt.Errorf("mariadb %s: %w\n%s", db, err, stderr.Bytes()))
 	}
 	return string(out)
-}
-
-// watcher keeps what a server says and tells when it is ready.
-type watcher struct {
-	seen chan struct{} // closed when it is
-
-	mu   sync.Mutex // guards what follows
-	text []byte
-	done bool
-}
-
-func (w *watcher) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.text = append(w.text, p...)
-	if !w.done && bytes.Contains(w.text, []byte("ready for connections")) {
-		w.done = true
-		close(w.seen)
-	}
-	return len(p), nil
-}
-
-func (w *watcher) String() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return string(w.text)
 }

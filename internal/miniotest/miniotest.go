@@ -22,6 +22,7 @@ import (
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"github.com/varvebackup/varve/internal/minioserver"
+	"github.com/varvebackup/varve/internal/needs"
 )
 
 // Access is how to get at a server. Its methods are for the goroutine of the test, and fail it.
@@ -39,13 +40,10 @@ type Server struct {
 	server *minioserver.Server
 }
 
-// required tells whether CI says that nothing may be skipped.
-func required() bool { return os.Getenv("VARVE_TEST_REQUIRE") == "1" }
-
 // program returns the server's, or skips the test.
 func program(t testing.TB) string {
 	t.Helper()
-	if os.Getenv("VARVE_TEST_MINIO") != "1" && !required() {
+	if os.Getenv("VARVE_TEST_MINIO") != "1" && !needs.Required() {
 		t.Skip("no MinIO: VARVE_TEST_MINIO=1 has it built, which takes some minutes the first time")
 	}
 	p, err := minioserver.Program()

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/varvebackup/varve/internal/needs"
 )
 
 // namespaceEnv names the test that the process runs in a namespace.
@@ -49,7 +51,7 @@ func inNamespace(t *testing.T) bool {
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &out, 10*time.Second
 	if err := cmd.Start(); err != nil {
-		lacking(t, fmt.Sprintf("no network namespace of its own: %v", err))
+		needs.Skip(t, fmt.Sprintf("no network namespace of its own: %v", err))
 	}
 	err := cmd.Wait()
 	t.Logf("in a network namespace:\n%s", &out)
@@ -57,7 +59,7 @@ func inNamespace(t *testing.T) bool {
 	case err != nil:
 		t.Errorf("in a network namespace: %v", err)
 	case !strings.Contains(out.String(), "--- PASS: "+t.Name()+" ("):
-		lacking(t, "skipped in a network namespace")
+		needs.Skip(t, "skipped in a network namespace")
 	}
 	return false
 }
@@ -94,13 +96,4 @@ func addresses(n int) error {
 		}
 	}
 	return nil
-}
-
-// lacking ends a test for which something is missing.
-func lacking(t *testing.T, what string) {
-	t.Helper()
-	if required() {
-		t.Fatal(what)
-	}
-	t.Skip(what)
 }

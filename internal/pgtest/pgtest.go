@@ -17,12 +17,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/varvebackup/varve/internal/nobody"
+	"github.com/varvebackup/varve/internal/daemon"
+	"github.com/varvebackup/varve/internal/needs"
 )
 
 // Server is a running PostgreSQL. Its methods are for the goroutine of the test, and fail it.
@@ -32,9 +31,8 @@ type Server struct {
 
 	t    testing.TB
 	bin  string
-	dir  string
-	attr *syscall.SysProcAttr // of its user
-	stop func()               // nil when it does not run
+	home *daemon.Home
+	stop func()
 }
 
 // Installed tells whether there is a server that Start can start.
@@ -75,7 +73,7 @@ func find() (string, error) {
 func Start(t testing.TB) *Server {
 	t.Helper()
 	s := prepare(t)
-	s.mustRun("initdb", "-D", s.data(), "-A", "trust", "-U", "varve", "-E", "UTF8", "--locale=C", "--no-sync")
+	s.home.MustRun(s.Program("initdb"), "-D", s.data(), "-A", "trust", "-U", "varve", "-E", "UTF8", "--locale=C", "--no-sync")
 	s.start()
 	return s
 }
@@ -84,7 +82,7 @@ func Start(t testing.TB) *Server {
 func (s *Server) Standby() *Server {
 	s.t.Helper()
 	r := prepare(s.t)
-	r.mustRun("pg_basebackup", "--pgdata="+r.data(), "--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--host="+s.dir, "--username=varve")
+	r.home.MustRun(r.Program("pg_basebackup"), "--pgdata="+r.data(), "--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--host="+s.home.Dir, "--username=varve")
 	r.start()
 	return r
 }
@@ -94,81 +92,25 @@ func prepare(t testing.TB) *Server {
 	t.Helper()
 	bin, err := find()
 	if err != nil {
-		missing(t, "there is no PostgreSQL: install the package postgresql")
+		needs.Skip(t, "there is no PostgreSQL: install the package postgresql")
 	}
-	attr, chown, err := nobody.Attr("postgres")
-	if err != nil {
-		missing(t, err.Error())
-	}
-	// The name of a socket has at most a hundred bytes, so not t.TempDir.
-	dir, err := os.MkdirTemp("", "pg")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := chown(dir); err != nil {
-		t.Fatal(err)
-	}
-	return &Server{Env: []string{"PGHOST=" + dir, "PGPORT=5432", "PGUSER=varve", "PGDATABASE=postgres", "PGTZ=UTC", "PGOPTIONS="}, t: t, bin: bin, dir: dir, attr: attr}
+	home := daemon.NewHome(t, "postgres")
+	return &Server{Env: []string{"PGHOST=" + home.Dir, "PGPORT=5432", "PGUSER=varve", "PGDATABASE=postgres", "PGTZ=UTC", "PGOPTIONS="}, t: t, bin: bin, home: home}
 }
 
-func (s *Server) data() string { return filepath.Join(s.dir, "data") }
-
-// command returns a program that is to run as the server's user.
-func (s *Server) command(name string, args ...string) *exec.Cmd {
-	cmd := exec.Command(s.Program(name), args...)
-	cmd.Dir, cmd.SysProcAttr = s.dir, s.attr
-	cmd.Env = append(os.Environ(), "LC_ALL=C", "TZ=UTC", "HOME="+s.dir)
-	return cmd
-}
-
-func (s *Server) mustRun(name string, args ...string) {
-	s.t.Helper()
-	if out, err := s.command(name, args...).CombinedOutput(); err != nil {
-		s.t.Fatalf("%s: %v\n%s", name, err, out)
-	}
-}
+func (s *Server) data() string { return filepath.Join(s.home.Dir, "data") }
 
 func (s *Server) start() {
-	t := s.t
-	t.Helper()
-	cmd := s.command("postgres", "-D", s.data(), "-k", s.dir, "-c", "listen_addresses=", "-c", "fsync=off", "-c", "full_page_writes=off",
+	s.t.Helper()
+	cmd := s.home.Command(s.Program("postgres"), "-D", s.data(), "-k", s.home.Dir, "-c", "listen_addresses=", "-c", "fsync=off", "-c", "full_page_writes=off",
 		"-c", "synchronous_commit=off", "-c", "autovacuum=off", "-c", "max_wal_size=8GB", "-c", "shared_buffers=64MB", "-c", "log_checkpoints=off")
-	log := &watcher{seen: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = io.Discard, log, 10*time.Second
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	select {
-	case <-log.seen:
-	case err := <-ended:
-		t.Fatalf("postgres ended: %v\n%s", err, log)
-	}
-	s.stop = func() {
-		// SIGINT: end sessions and stop, at once and in order.
-		if err := cmd.Process.Signal(os.Interrupt); err != nil {
-			t.Errorf("stop postgres: %v", err)
-		}
-		if err := <-ended; err != nil {
-			t.Errorf("postgres: %v\n%s", err, log)
-		}
-		s.stop = nil
-	}
-	t.Cleanup(s.Stop)
+	s.stop = s.home.Start(cmd, "ready to accept", os.Interrupt) // sessions end, and it stops, at once and in order
 }
 
 // Stop stops the server, if it runs, before the test ends.
 func (s *Server) Stop() {
 	s.t.Helper()
-	if s.stop != nil {
-		s.stop()
-	}
+	s.stop()
 }
 
 // URL returns what source.Postgres takes for a database, as the superuser.
@@ -176,7 +118,7 @@ func (s *Server) URL(db string) string { return s.URLAs("varve", db) }
 
 // URLAs is URL for another user, maybe with a password: "clerk:secret".
 func (s *Server) URLAs(user, db string) string {
-	return "postgres://" + user + "@" + url.QueryEscape(s.dir) + "/" + url.PathEscape(db)
+	return "postgres://" + user + "@" + url.QueryEscape(s.home.Dir) + "/" + url.PathEscape(db)
 }
 
 // AskPassword makes the server ask a user for the password from now on. All others are trusted.
@@ -200,14 +142,6 @@ func (s *Server) AskPassword(user string) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	s.t.Fatalf("%s still needs no password", user)
-}
-
-func missing(t testing.TB, why string) {
-	t.Helper()
-	if os.Getenv("VARVE_TEST_REQUIRE") == "1" {
-		t.Fatal(why)
-	}
-	t.Skip(why)
 }
 
 // Program returns the path of one of PostgreSQL's programs.
@@ -264,30 +198,4 @@ func (s *Server) psql(db string, sql io.Reader, args ...string) ([]byte, error) 
 		return nil, fmt.Errorf("psql %s: %w\n%s", db, err, stderr.Bytes())
 	}
 	return out, nil
-}
-
-// watcher keeps what a server says and tells when it is ready.
-type watcher struct {
-	seen chan struct{} // closed when it is
-
-	mu   sync.Mutex // guards what follows
-	text []byte
-	done bool
-}
-
-func (w *watcher) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.text = append(w.text, p...)
-	if !w.done && bytes.Contains(w.text, []byte("ready to accept")) {
-		w.done = true
-		close(w.seen)
-	}
-	return len(p), nil
-}
-
-func (w *watcher) String() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return string(w.text)
 }

@@ -1,24 +1,23 @@
 //go:build unix
 
-// Package nobody lets root run the servers of tests that refuse to run as root.
-package nobody
+package daemon
 
 import (
 	"fmt"
 	"os"
-	"os/user"
+	osuser "os/user"
 	"strconv"
 	"syscall"
 )
 
-// Attr returns how to start a program that refuses to run as root, and what gives a folder to it: as the first of these users that there is, or as nobody. Who is
+// user returns how to start a program that refuses to run as root, and what gives a folder to it: as the first of these users that there is, or as nobody. Who is
 // not root stays who they are.
-func Attr(users ...string) (*syscall.SysProcAttr, func(dir string) error, error) {
+func user(users ...string) (*syscall.SysProcAttr, func(dir string) error, error) {
 	if os.Geteuid() != 0 {
 		return nil, func(string) error { return nil }, nil
 	}
 	for _, name := range append(users, "nobody") {
-		u, err := user.Lookup(name)
+		u, err := osuser.Lookup(name)
 		if err != nil {
 			continue
 		}

@@ -32,7 +32,8 @@ type PruneOptions struct {
 	Exclusive bool
 	// VoidOpen lets Exclusive close open sessions in a store without put-if-absent, too, where a backup that is just ending may be lost without an error.
 	VoidOpen bool
-	// Condemn names objects under index/, snapshots/ and gc/ that are to be taken for not there, and deleted: junk that keeps Prune from knowing what is needed.
+	// Condemn names objects under index/, snapshots/ and gc/ that are to be taken for not there, and deleted: junk that keeps Prune from knowing what is needed. What is in order stays, and
+	// then nothing is deleted (fs.ErrInvalid): segments, records and voids that can be opened, and snapshots that can be restored whole, which Forget is for.
 	Condemn []string
 	// Follow is for a replica, which has no collections of its own: it is the store from which Replicate fills it. What the source freed at least FollowAfter ago, and has not any more, is
 	// freed: the packs that its collections gave a verdict on, segments that name only such, and snapshots that were forgotten so long ago; so are markers of copies that are over. Nothing
@@ -60,6 +61,7 @@ type PruneReport struct {
 	Voided                        []string
 	Snapshots                     int // forgotten ones that were removed for good
 	SegmentsWritten, SegmentsGone int
+	TakenOut                      []string  // objects of Condemn that were deleted, or would be
 	Run                           int       // number of the collection that is open now; 0: none
 	Due                           time.Time // when that can come to its end at the earliest, by the store's clock
 	Waiting                       []Waiting // the sessions for which it has to wait
@@ -92,7 +94,8 @@ const (
 // Packs of which a fifth is not needed, and small ones, are copied to new packs first: frame by frame, without being opened; an owner's key also takes frames apart of which little is needed.
 //
 // ErrRole: it takes a maintainer's or an owner's key. ErrBusy: Exclusive in a store without put-if-absent while sessions are open. *DamageError: it is not known what is
-// needed, because something is missing or damaged, so nothing was condemned or freed: Check tells more, Heal may bring it back, and Condemn takes junk out.
+// needed, because something is missing or damaged, so nothing was condemned or freed: Check tells more, Heal may bring it back, and Condemn takes junk out. fs.ErrNotExist: there is no
+// such object to condemn, so nothing was done. fs.ErrInvalid: options that do not go together, or what is condemned is in order.
 // After another error the report tells what was done.
 func (r *Repo) Prune(ctx context.Context, o *PruneOptions) (*PruneReport, error) {
 	if o == nil {
@@ -166,11 +169,15 @@ func (p *pruner) run(ctx context.Context) error {
 		})()
 	}
 	p.step("looking", 0)
+	if err := p.examine(ctx); err != nil {
+		return err
+	}
 	if p.opts.DryRun {
 		p.now = time.Now()
 		if p.opts.Follow != nil {
 			return p.follow(ctx)
 		}
+		p.rep.TakenOut = sortedKeys(p.junk)
 		s, err := r.marked(ctx, p.now, p.never, p.junk, nil)
 		if err != nil {
 			return err
@@ -223,27 +230,6 @@ func (p *pruner) run(ctx context.Context) error {
 			return err
 		}
 	}
-}
-
-// takeOut deletes what a person condemned. What is locked is taken for not there as long as that person says so.
-func (p *pruner) takeOut(ctx context.Context) error {
-	for name := range p.junk {
-		if strings.HasPrefix(name, gcPrefix) {
-			// Only what counts for nothing: a record that maintenance signed is never removed.
-			kind, _, ok := gcKind(name)
-			if ok {
-				if _, _, err := p.repo.fetchSealed(ctx, name, kind); err == nil {
-					return fmt.Errorf("%s is a record of maintenance and in order, it stays: %w", name, fs.ErrInvalid)
-				} else if _, damaged := errors.AsType[*DamageError](err); !damaged {
-					return err
-				}
-			}
-		}
-		if err := p.delete(ctx, name); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // delete deletes an object, or counts it when it is locked.

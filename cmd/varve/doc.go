@@ -35,7 +35,7 @@
 //	              damaged: [{side, object, error}], more_damaged}
 //	forget       {forgotten: [ID], dry_run, plan: [{id, series, time, stored, why: [TEXT]}], damaged: [{object, error}], prune}
 //	unforget     {unforgotten: [ID]}
-//	prune        {finished: [N], freed, bytes_freed, snapshots, retained, spared, voided: [ID], run, due, waiting: [{session, since, last}], condemned, bytes_condemned,
+//	prune        {finished: [N], freed, bytes_freed, snapshots, retained, spared, voided: [ID], taken_out: [NAME], run, due, waiting: [{session, since, last}], condemned, bytes_condemned,
 //	              repacked, bytes_repacked, bytes_copied, bytes_stored, bytes_needed, segments_written, segments_removed, damaged: [{object, error}], dry_run}
 //	lock, lock set  {mode, seconds}
 //	lock extend  {objects, unlocked, due, until, first, deleted: [NAME], dry_run}

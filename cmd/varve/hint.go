@@ -138,6 +138,8 @@ func missing(s *stepError) string {
 		return fmt.Sprintf("there is no file %s to read the secret from: check its path", s.what)
 	case stepReplica:
 		return fmt.Sprintf("there is no folder %s: correct --from or --to, or mount the disk", s.what)
+	case stepPrune:
+		return fmt.Sprintf("%v: correct --condemn: \"varve check\" names what is damaged", s)
 	case stepSlot:
 		return fmt.Sprintf("there is no slot %q: \"varve key list\" lists those that there are", s.what)
 	}

@@ -22,6 +22,7 @@ type pruneJSON struct {
 	Retained        int           `json:"retained"`
 	Spared          int           `json:"spared"`
 	Voided          []string      `json:"voided"`
+	TakenOut        []string      `json:"taken_out"`
 	Run             int           `json:"run"`
 	Due             *time.Time    `json:"due"`
 	Waiting         []waitingJSON `json:"waiting"`
@@ -46,7 +47,8 @@ type waitingJSON struct {
 
 func pruneOf(r *repo.PruneReport, dry bool) pruneJSON {
 	doc := pruneJSON{Finished: append([]int{}, r.Finished...), Freed: r.Freed, BytesFreed: r.FreedBytes, Snapshots: r.Snapshots, Retained: r.Retained, Spared: r.Spared, Voided: append([]string{}, r.Voided...),
-		Run: r.Run, Waiting: []waitingJSON{}, Condemned: r.Condemned, BytesCondemned: r.CondemnedBytes, Repacked: r.Repacked, BytesRepacked: r.RepackedBytes, BytesCopied: r.CopiedBytes,
+		TakenOut: append([]string{}, r.TakenOut...),
+		Run:      r.Run, Waiting: []waitingJSON{}, Condemned: r.Condemned, BytesCondemned: r.CondemnedBytes, Repacked: r.Repacked, BytesRepacked: r.RepackedBytes, BytesCopied: r.CopiedBytes,
 		BytesStored: r.Stored, BytesNeeded: r.Live, SegmentsWritten: r.SegmentsWritten, SegmentsRemoved: r.SegmentsGone, Damaged: []brokenJSON{}, DryRun: dry}
 	if !r.Due.IsZero() {
 		due := r.Due.UTC()
@@ -62,12 +64,13 @@ func pruneOf(r *repo.PruneReport, dry bool) pruneJSON {
 }
 
 const pruneHelp = `JSON: {finished: [N], freed, bytes_freed, snapshots, retained, spared, voided: [ID],
-run, due, waiting: [{session, since, last}], condemned, bytes_condemned, repacked,
+taken_out: [NAME], run, due, waiting: [{session, since, last}], condemned, bytes_condemned, repacked,
 bytes_repacked, bytes_copied, bytes_stored, bytes_needed, segments_written,
 segments_removed, damaged: [{object, error}], dry_run}. freed are packs that were
 deleted, snapshots are forgotten ones that are gone for good, retained are objects
 that are locked until later, voided are sessions that were closed; spared are packs
-that a followed source freed and that a snapshot here needs. finished are the
+that a followed source freed and that a snapshot here needs; taken_out are objects
+of --condemn that were deleted, or would be. finished are the
 collections that came to their end, run is the one that is open now, 0 if none is:
 it can come to its end at due, once the sessions in waiting are over, which showed
 life last at that time. condemned are packs that it will free; repacked of them
@@ -93,7 +96,9 @@ What was forgotten is freed nine days later at the earliest.
 --exclusive frees at once. Backups that run are closed and fail. In a store without
 put-if-absent this is the only way, and only --void-open closes backups there.
 --condemn NAME takes out an object under index/, snapshots/ or gc/ that is damaged
-for good and blocks this; what only it names is lost, so try "varve heal" before.
+for good and blocks this, or a snapshot that cannot be restored whole; what only it
+names is lost, so try "varve heal" before. What is in order stays, and then nothing
+is done.
 
 With --follow, the repository is a replica, and the URL is what "varve replicate"
 fills it from. What the source freed 30 days ago (--follow-after) is freed then, by
@@ -208,6 +213,13 @@ func (a *app) reportPrune(r *repo.PruneReport, dry bool, failure error) error {
 	for _, d := range doc.Damaged {
 		say("%s: damaged: %s", printable(d.Object), printableLines(d.Error))
 	}
+	for _, name := range doc.TakenOut {
+		if dry {
+			say("would take out %s", printable(name))
+		} else {
+			say("took out %s", printable(name))
+		}
+	}
 	if doc.Freed > 0 {
 		say("freed %s, %s", count(int64(doc.Freed), "pack", "packs"), size(doc.BytesFreed))
 	}
@@ -258,7 +270,7 @@ func (a *app) reportPrune(r *repo.PruneReport, dry bool, failure error) error {
 
 // empty tells whether nothing was done.
 func (p *pruneJSON) empty() bool {
-	return len(p.Finished) == 0 && p.Freed == 0 && p.Snapshots == 0 && len(p.Voided) == 0 && p.Run == 0 && p.BytesCopied == 0 && p.SegmentsRemoved == 0 && len(p.Damaged) == 0
+	return len(p.Finished) == 0 && p.Freed == 0 && p.Snapshots == 0 && len(p.Voided) == 0 && len(p.TakenOut) == 0 && p.Run == 0 && p.BytesCopied == 0 && p.SegmentsRemoved == 0 && len(p.Damaged) == 0
 }
 
 // pruneHint says what to do about what stopped a prune.
@@ -276,7 +288,7 @@ func pruneHint(err error) string {
 	case errors.Is(err, errors.ErrUnsupported):
 		return "\"varve prune --exclusive\" does it while no backup runs"
 	case errors.Is(err, fs.ErrInvalid):
-		return "correct --condemn"
+		return "correct --condemn: \"varve check\" names what is damaged, and \"varve forget\" is for snapshots that are in order"
 	}
 	return ""
 }

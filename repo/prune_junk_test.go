@@ -1,0 +1,94 @@
+package repo_test
+
+import (
+	"errors"
+	"io/fs"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/varvebackup/varve/backend/mem"
+	"github.com/varvebackup/varve/crypt"
+	"github.com/varvebackup/varve/repo"
+)
+
+// A slip in what is condemned destroys nothing: what is in order stays, and so does all else then.
+func TestCondemnSlips(t *testing.T) {
+	d := dmgNew(t, mem.New(nil))
+	kept := d.backup(t, "shop", dmgTree{"a": dmgRand(1, 300<<10)})
+	gone := d.backup(t, "shop", dmgTree{"b": dmgRand(2, 300<<10)})
+	d.forget(t, gone.ID)
+	parts := strings.Split(kept.ID, "-")
+	voided := parts[0] + "-0000000000000000-" + parts[2]
+	void := dmgSnapshotName(voided)
+	d.seal(t, crypt.KindVoid, void, map[int]any{1: voided, 2: []int64{1, 0}})
+	d.seal(t, crypt.KindCandidates, "gc/1", dmgList(1))
+	junk := "index/" + strings.Repeat("ab", 32)
+	dmgPut(t, d.b, junk, []byte("junk"))
+	before := dmgNames(t, d.b, "")
+	slips := map[string]error{
+		"index/" + strings.Repeat("cd", 32): fs.ErrNotExist,
+		"index/typo":                        fs.ErrNotExist,
+		"snapshots/typo":                    fs.ErrNotExist,
+		dmgSnapshotName(kept.ID) + "0":      fs.ErrNotExist,
+		"gc/77":                             fs.ErrNotExist,
+		"gc/typo":                           fs.ErrNotExist,
+		"packs/typo":                        fs.ErrInvalid,
+		"":                                  fs.ErrInvalid,
+		"gc/1":                              fs.ErrInvalid,
+		void:                                fs.ErrInvalid,
+		dmgSnapshotName(kept.ID):            fs.ErrInvalid,
+		dmgSnapshotName(gone.ID):            fs.ErrInvalid,
+	}
+	for _, name := range dmgNames(t, d.b, "index/") {
+		slips[name] = fs.ErrInvalid
+	}
+	delete(slips, junk)
+	for name, want := range slips {
+		for _, dry := range []bool{true, false} {
+			rep, err := d.open(t).Prune(t.Context(), &repo.PruneOptions{DryRun: dry, Condemn: []string{junk, name}})
+			if !errors.Is(err, want) || name != "" && !strings.Contains(err.Error(), name) {
+				t.Errorf("%s: %v", name, err)
+			}
+			if len(rep.TakenOut) > 0 {
+				t.Errorf("%s: %q were taken out", name, rep.TakenOut)
+			}
+		}
+		left := slices.DeleteFunc(dmgNames(t, d.b, ""), func(n string) bool { return strings.HasPrefix(n, "sessions/") })
+		if want := slices.DeleteFunc(slices.Clone(before), func(n string) bool { return strings.HasPrefix(n, "sessions/") }); !slices.Equal(left, want) {
+			t.Fatalf("%s: left\n%q\nof\n%q", name, left, want)
+		}
+	}
+	// A dry run tells what would go.
+	rep := d.prune(t, &repo.PruneOptions{DryRun: true, Condemn: []string{junk}})
+	if !slices.Equal(rep.TakenOut, []string{junk}) || !slices.Contains(dmgNames(t, d.b, "index/"), junk) {
+		t.Errorf("%+v", rep)
+	}
+	rep = d.prune(t, &repo.PruneOptions{Condemn: []string{junk}})
+	if !slices.Equal(rep.TakenOut, []string{junk}) || slices.Contains(dmgNames(t, d.b, "index/"), junk) {
+		t.Errorf("%+v", rep)
+	}
+}
+
+// Snapshots that cannot be restored whole are taken out, whether it is their folders or their content that is lost.
+func TestCondemnHurt(t *testing.T) {
+	d := dmgNew(t, mem.New(nil))
+	d.backup(t, "shop", dmgTree{"a": dmgRand(1, 300<<10)})
+	packs := dmgNames(t, d.b, "packs/")
+	hurt := d.backup(t, "shop", dmgTree{"b": dmgRand(2, 300<<10)})
+	for _, name := range dmgNames(t, d.b, "packs/") {
+		if !slices.Contains(packs, name) {
+			dmgDelete(t, d.b, name)
+		}
+	}
+	if _, err := d.open(t).Prune(t.Context(), nil); err == nil {
+		t.Fatal("a prune while packs are missing")
+	}
+	name := dmgSnapshotName(hurt.ID)
+	rep := d.prune(t, &repo.PruneOptions{Condemn: []string{name}})
+	if !slices.Equal(rep.TakenOut, []string{name}) || slices.Contains(dmgNames(t, d.b, "snapshots/"), name) {
+		t.Errorf("%+v", rep)
+	}
+	delete(d.want, hurt.ID)
+	d.everything(t, d.open(t))
+}

@@ -84,6 +84,9 @@ are manifests that cannot be opened; they stay. prune is what --prune did, as
 				return usageError(cmd, "--time-zone is for the rules of --keep-daily and the like")
 			case rules && (len(args) > 1 || len(args) == 1 && strings.ContainsRune(args[0], '@')):
 				return usageError(cmd, "rules are for one series, or for all: name snapshots without rules")
+			case rules && len(args) == 1 && args[0] == "":
+				// As of a variable that is not set. It does not mean all series.
+				return usageError(cmd, "the series has no name: leave it out for all series")
 			case !rules:
 				return a.forgetNamed(cmd.Context(), args, dry, prune)
 			}

@@ -115,16 +115,23 @@ The exit status is 1 if something is damaged.
 			if o.VoidOpen && !o.Exclusive {
 				return usageError(cmd, "--void-open goes with --exclusive")
 			}
-			if o.MaxRepack, err = parseRepack(most); err != nil {
-				return err
+			given := cmd.Flags().Changed
+			if given("max-repack") {
+				if o.MaxRepack, err = parseRepack(most); err != nil {
+					return err
+				}
 			}
-			if after != "" && follow == "" {
+			if given("follow") && follow == "" {
+				// As of a variable that is not set. Without --follow this would be a prune of the replica's own.
+				return usageError(cmd, "--follow names no source")
+			}
+			if given("follow-after") && follow == "" {
 				return usageError(cmd, "--follow-after goes with --follow")
 			}
-			if follow != "" && (o.Exclusive || len(o.Condemn) > 0 || most != "") {
+			if follow != "" && (o.Exclusive || len(o.Condemn) > 0 || given("max-repack")) {
 				return usageError(cmd, "--follow goes with --follow-after and --dry-run alone")
 			}
-			if after != "" {
+			if given("follow-after") {
 				if o.FollowAfter, err = parsePeriod(after); err != nil {
 					return fmt.Errorf("--follow-after: %w", err)
 				}
@@ -149,12 +156,10 @@ The exit status is 1 if something is damaged.
 }
 
 func parseRepack(s string) (int64, error) {
-	if s == "" {
-		return 0, nil
-	}
 	n, err := humanize.ParseBytes(s)
-	if err != nil || n > 1<<62 {
-		return 0, fmt.Errorf("--max-repack %s: a size is a number and a unit, as in 2GiB", s)
+	// A comma would be passed over: 1,5GiB as 15.
+	if err != nil || n > 1<<62 || strings.Contains(s, ",") {
+		return 0, fmt.Errorf("--max-repack %s: a size is a number and a unit, as in 2GiB or 1.5GiB", s)
 	}
 	if n == 0 {
 		return -1, nil

@@ -31,6 +31,7 @@ type app struct {
 	out *output // around env.stdout
 
 	repository string
+	named      bool // by --repo
 	replicas   []string
 	cache      string
 	noCache    bool
@@ -83,8 +84,11 @@ Exit status: 0 done, 1 failed, 3 a snapshot was made, but some files could not
 be read whole (they are listed on standard error).`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          noSuchCommand,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
+			a.named = cmd.Flags().Changed("repo")
+		},
+		Args: noSuchCommand,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError(cmd, err.Error()) })
 	f := root.PersistentFlags()
@@ -119,10 +123,16 @@ func usageError(cmd *cobra.Command, what string) error {
 	return fmt.Errorf("%s (see \"%s --help\")", strings.TrimSuffix(what, "."), cmd.CommandPath())
 }
 
+// errNameless: as of a variable that is not set. The repository in VARVE_REPO is another one.
+var errNameless = errors.New("--repo names no repository: give it a path, file:///path or s3://bucket/prefix, or leave it out for the one in VARVE_REPO")
+
 var errUnnamed = errors.New("no repository is named: give --repo, or set VARVE_REPO, to a path, file:///path or s3://bucket/prefix")
 
 // url returns which repository is meant.
 func (a *app) url() (string, error) {
+	if a.repository == "" && a.named {
+		return "", errNameless
+	}
 	if a.repository == "" {
 		a.repository = a.getenv("VARVE_REPO")
 	}

@@ -98,7 +98,7 @@ func (a *app) sentence(err error) string {
 	case is(crypt.ErrWrongKey):
 		hint = "it opens none of the repository's slots; check where it came from, or set VARVE_KEY to the recovery key"
 	case is(repo.ErrRole):
-		hint = "use the passphrase or key of another slot; \"varve key list\" shows the roles that there are"
+		hint = fmt.Sprintf("use the passphrase or key of %s; \"varve key list\" shows the roles that there are", roleFor(a.command))
 	case is(repo.ErrTooLate):
 		hint = "another copy may still have it: a replica, or the bucket as it was (as-of in its URL)"
 	case is(repo.ErrBusy):
@@ -121,6 +121,15 @@ func (a *app) sentence(err error) string {
 		return err.Error()
 	}
 	return err.Error() + ": " + hint
+}
+
+// roleFor says who may run a command that the key at hand may not run.
+func roleFor(command string) string {
+	switch command {
+	case "cat", "restore", "key add", "key remove":
+		return "an owner"
+	}
+	return "a maintainer or an owner"
 }
 
 // missing says what is not there.

@@ -43,7 +43,7 @@ func (a *app) keyCmd() *cobra.Command {
 		Short: "List, add and remove ways to unlock the repository",
 		Long: `List, add and remove slots: ways to unlock the repository, each with a role.
   writer       backs up and lists snapshots; reads no content and no file name
-  maintainer   also checks; reads no content
+  maintainer   also reads names, checks, forgets and prunes; reads no content
   owner        does all`,
 		Args: noSuchCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },

@@ -30,6 +30,7 @@ type app struct {
 	env
 	out *output // around env.stdout
 
+	command    string // that was run, without the program's name
 	repository string
 	named      bool // by --repo
 	replicas   []string
@@ -48,7 +49,8 @@ func run(ctx context.Context, e env, args []string) int {
 	root.SetIn(e.stdin)
 	root.SetOut(a.out)
 	root.SetErr(e.stderr)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
+	a.command = strings.TrimPrefix(cmd.CommandPath(), root.Name()+" ")
 	for _, c := range a.closers {
 		c.Close() // connections that are kept; what was written is written
 	}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -184,18 +186,50 @@ func (a *app) forgetNamed(ctx context.Context, specs []string, dry, prune bool) 
 	}
 	defer r.Close()
 	doc := forgetJSON{Forgotten: []string{}, DryRun: dry, Plan: []plannedJSON{}, Damaged: []brokenJSON{}}
-	named := map[string]bool{}
+	named, left := map[string]bool{}, map[string]int{}
 	for _, spec := range specs {
 		s, err := lookup(ctx, r, spec)
 		if err != nil {
-			return err
+			return insteadOf(ctx, r, spec, err)
 		}
 		if !named[s.ID] {
 			doc.Forgotten = append(doc.Forgotten, s.ID)
+			left[s.Series] = 0
 		}
 		named[s.ID] = true
 	}
+	for s, err := range r.Snapshots(ctx, repo.Filter{}) {
+		if err != nil {
+			break // what is damaged does not stop what is asked for
+		}
+		if _, ok := left[s.Series]; ok && !named[s.ID] {
+			left[s.Series]++
+		}
+	}
+	for _, series := range slices.Sorted(maps.Keys(left)) {
+		if left[series] == 0 {
+			a.warn(fmt.Sprintf("that is all that there is of the series %q", series))
+		}
+	}
 	return a.forget(ctx, r, &doc, prune)
+}
+
+// insteadOf says what it is that is no snapshot, if it is something: one that was forgotten, or a series. Else it returns err.
+func insteadOf(ctx context.Context, r *repo.Repo, spec string, err error) error {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for s, serr := range r.Snapshots(ctx, repo.Filter{Forgotten: true}) {
+		if serr == nil && strings.HasPrefix(s.ID, spec) {
+			return failed{statusFailed, fmt.Sprintf("%s was forgotten already: \"varve snapshots --forgotten\" tells until when it can be taken back", s.ID)}
+		}
+	}
+	for s, serr := range r.Snapshots(ctx, repo.Filter{}) {
+		if serr == nil && s.Series == spec {
+			return failed{statusFailed, fmt.Sprintf("there is no snapshot %q: of a series, say what to keep, as in --keep-daily 7, or which snapshot, as in %s@latest", spec, spec)}
+		}
+	}
+	return err
 }
 
 // forget does what doc says.
@@ -209,7 +243,11 @@ func (a *app) forget(ctx context.Context, r *repo.Repo, doc *forgetJSON, prune b
 		}
 		said = n + " forgotten"
 		if len(doc.Forgotten) > 0 {
-			said += fmt.Sprintf("; \"varve unforget\" takes them back, until %s", local(begun.Add(repo.UndoWindow)))
+			them := "them"
+			if len(doc.Forgotten) == 1 {
+				them = "it"
+			}
+			said += fmt.Sprintf("; \"varve unforget\" takes %s back, until %s", them, local(begun.Add(repo.UndoWindow)))
 		}
 		said += "\n"
 	}

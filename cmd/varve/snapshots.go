@@ -170,7 +170,7 @@ func (a *app) snapshotTable(all []snapshotJSON) error {
 			notes = append(notes, "(incomplete)")
 		}
 		if s.Forgotten != nil {
-			notes = append(notes, fmt.Sprintf("(forgotten %s, can be taken back until %s)", local(*s.Forgotten), local(s.Forgotten.Add(repo.UndoWindow))))
+			notes = append(notes, oblivion(*s.Forgotten, time.Now()))
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", shortID(s.ID), local(s.Time), printable(s.Series), printable(s.Host), s.Files,
 			size(s.Bytes), size(s.BytesStored), strings.Join(notes, " "))
@@ -179,4 +179,13 @@ func (a *app) snapshotTable(all []snapshotJSON) error {
 		}
 	}
 	return w.Flush()
+}
+
+// oblivion says until when what was forgotten can be taken back. Now is this machine's; the store's decides.
+func oblivion(forgotten, now time.Time) string {
+	until := forgotten.Add(repo.UndoWindow)
+	if now.After(until) {
+		return fmt.Sprintf("(forgotten %s, could be taken back until %s)", local(forgotten), local(until))
+	}
+	return fmt.Sprintf("(forgotten %s, can be taken back until %s)", local(forgotten), local(until))
 }

@@ -24,7 +24,7 @@ import (
 
 // PruneOptions are for Prune. Nil and the zero value: do all that can be done now.
 type PruneOptions struct {
-	// DryRun only tells what a collection that begins now would condemn and copy.
+	// DryRun only tells what a collection that begins now would condemn and copy; of one that is open already, only when it is due.
 	DryRun bool
 	// MaxRepack bounds the bytes of packs that are copied because too little of them is needed. 0: no bound; negative: none is copied.
 	MaxRepack int64
@@ -65,7 +65,7 @@ type PruneReport struct {
 	Run                           int       // number of the collection that is open now; 0: none
 	Due                           time.Time // when that can come to its end at the earliest, by the store's clock
 	Waiting                       []Waiting // the sessions for which it has to wait
-	Condemned                     int       // packs that it will free, if nothing changes
+	Condemned                     int       // packs that it will free, if nothing changes; in a dry run, those that a new one would
 	CondemnedBytes                int64
 	Repacked                      int // packs of those that were copied first, or would be
 	RepackedBytes, CopiedBytes    int64
@@ -182,6 +182,9 @@ func (p *pruner) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if run := s.view.maint.open(); run != nil {
+			p.rep.Run, p.rep.Due = run.n, run.begun.Add(times.lag)
+		}
 		_, err = p.condemn(ctx, s)
 		return err
 	}
@@ -285,6 +288,7 @@ func (p *pruner) finish(ctx context.Context, run *collection) (more bool, err er
 	}
 	p.rep.Finished = append(p.rep.Finished, run.n)
 	p.rep.Run, p.rep.Due = 0, time.Time{}
+	p.rep.Condemned, p.rep.CondemnedBytes = 0, 0 // they are freed, or locked
 	return true, nil
 }
 

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/varvebackup/varve/backend/mem"
 	"github.com/varvebackup/varve/crypt"
@@ -91,4 +93,23 @@ func TestCondemnHurt(t *testing.T) {
 	}
 	delete(d.want, hurt.ID)
 	d.everything(t, d.open(t))
+}
+
+// A dry run tells of the collection that is open.
+func TestDryRunOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dmgNew(t, mem.New(nil))
+		d.backup(t, "shop", dmgTree{"a": dmgRand(1, 300<<10)})
+		gone := d.backup(t, "shop", dmgTree{"b": dmgRand(2, 300<<10)})
+		d.forget(t, gone.ID)
+		time.Sleep(10 * day)
+		if rep := d.prune(t, &repo.PruneOptions{DryRun: true}); rep.Run != 0 || !rep.Due.IsZero() || rep.Condemned == 0 {
+			t.Errorf("%+v", rep)
+		}
+		want := d.prune(t, nil)
+		rep := d.prune(t, &repo.PruneOptions{DryRun: true})
+		if want.Run == 0 || rep.Run != want.Run || !rep.Due.Equal(want.Due) || rep.Condemned != 0 {
+			t.Errorf("%+v, then %+v", want, rep)
+		}
+	})
 }

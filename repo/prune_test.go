@@ -202,7 +202,7 @@ func TestPruneExclusive(t *testing.T) {
 		d.forget(t, gone.ID)
 		time.Sleep(10 * day)
 		rep := d.prune(t, &repo.PruneOptions{Exclusive: true})
-		if rep.Freed == 0 || len(rep.Finished) != 1 || rep.Run != 0 {
+		if rep.Freed == 0 || len(rep.Finished) != 1 || rep.Run != 0 || rep.Condemned != 0 || rep.CondemnedBytes != 0 {
 			t.Errorf("%+v", rep)
 		}
 		d.everything(t, d.open(t))

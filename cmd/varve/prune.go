@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -73,8 +74,8 @@ that a followed source freed and that a snapshot here needs; taken_out are objec
 of --condemn that were deleted, or would be. finished are the
 collections that came to their end, run is the one that is open now, 0 if none is:
 it can come to its end at due, once the sessions in waiting are over, which showed
-life last at that time. condemned are packs that it will free; repacked of them
-were copied first, or would be. bytes_stored is what all packs took, bytes_needed
+life last at that time. condemned are packs that it will free (in a dry run, those
+that a new one would); repacked of them were copied first, or would be. bytes_stored is what all packs took, bytes_needed
 what of that snapshots need. damaged are packs that could not be copied.`
 
 func (a *app) pruneCmd() *cobra.Command {
@@ -246,6 +247,8 @@ func (a *app) reportPrune(r *repo.PruneReport, dry bool, failure error) error {
 	}
 	if doc.Repacked > 0 && dry {
 		say("%s of %s would be copied, for a part of them is needed", count(int64(doc.Repacked), "pack", "packs"), size(doc.BytesRepacked))
+	} else if doc.Repacked > 0 && failure != nil {
+		say("copied %s of what is needed in %s of %s", size(doc.BytesCopied), count(int64(doc.Repacked), "pack", "packs"), size(doc.BytesRepacked))
 	} else if doc.Repacked > 0 {
 		say("copied what is needed in %s of %s: %s", count(int64(doc.Repacked), "pack", "packs"), size(doc.BytesRepacked), size(doc.BytesCopied))
 	}
@@ -260,6 +263,8 @@ func (a *app) reportPrune(r *repo.PruneReport, dry bool, failure error) error {
 	switch {
 	case len(doc.Waiting) > 0:
 		say("run this again when they are over: tomorrow, say")
+	case dry && doc.Run > 0 && doc.Due != nil:
+		say("what a run noted before this one can be freed after %s", local(*doc.Due))
 	case doc.Run > 0 && doc.Due != nil:
 		say("run this again after %s to free them", local(*doc.Due))
 	}
@@ -288,6 +293,8 @@ func pruneHint(err error) string {
 		return "\"varve check\" tells what is wrong, and \"varve heal\" brings it back from a replica; if it is lost for good, \"varve prune --condemn NAME\" takes an object under index/, snapshots/ or gc/ out"
 	case errors.Is(err, repo.ErrBusy):
 		return "run it when no backup runs, or with --void-open, which closes them"
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return "the disk is full, and what is needed is written before anything is deleted: free some space and run this again; --max-repack 0 takes the least"
 	case errors.Is(err, repo.ErrNoRepository):
 		return "--follow names the store that the replica is filled from"
 	case errors.Is(err, errors.ErrUnsupported):

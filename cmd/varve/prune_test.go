@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -40,6 +41,7 @@ run this again when they are over: tomorrow, say
 			`1 pack of 1.0 MiB would be copied, for a part of them is needed
 1 pack of 1.0 MiB would be noted to be freed
 `},
+		{repo.PruneReport{Run: 4, Due: at, TakenOut: []string{"gc/9"}}, true, "would take out gc/9\nwhat a run noted before this one can be freed after 2026-11-20 03:00:00\n"},
 		{repo.PruneReport{Rotten: []*repo.DamageError{{Object: "packs/1", Err: errors.New("bad")}}}, false, "packs/1: damaged: bad\n"},
 	} {
 		s := newShell(t)
@@ -57,6 +59,7 @@ func TestPruneHints(t *testing.T) {
 	}{
 		{fmt.Errorf("prune: %w", repo.ErrBusy), "--void-open"},
 		{errors.ErrUnsupported, "--exclusive"},
+		{syscall.ENOSPC, "--max-repack 0"},
 		{fs.ErrInvalid, "--condemn"},
 		{repo.ErrRole, "maintainer"},
 		{&repo.DamageError{Object: "index/x", Err: fs.ErrNotExist}, "varve heal"},

@@ -117,7 +117,14 @@ func arguments(least, most int) cobra.PositionalArgs {
 		if len(args) >= least && (most < 0 || len(args) <= most) {
 			return nil
 		}
-		return usageError(cmd, fmt.Sprintf("%q takes other arguments than these %d", cmd.UseLine(), len(args)))
+		use := strings.TrimSuffix(cmd.UseLine(), " [flags]")
+		switch {
+		case most == 0:
+			return usageError(cmd, fmt.Sprintf("%q takes no arguments, and %q is one", use, args[0]))
+		case len(args) == 0:
+			return usageError(cmd, fmt.Sprintf("%q takes arguments, and there are none", use))
+		}
+		return usageError(cmd, fmt.Sprintf("%q takes other arguments than these %d", use, len(args)))
 	}
 }
 

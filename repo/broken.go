@@ -32,5 +32,10 @@ var broken struct {
 	replicaPutsLate   bool // packs are put before what names them
 	replicaListsLate  bool // snapshots are listed before packs
 	replicaNoRestart  bool // a verdict in between starts over
+	followSoon        bool // what was freed at the source stays at a replica for a month
+	followUnsigned    bool // what vanished there without a verdict stays for ever
+	followUnspared    bool // and what a snapshot at the replica needs
+	followNoWait      bool // sessions at the replica that may have missed the verdict are waited for
+	followNoLag       bool // those that began within the lag after it too
 	gcTrustsList      bool // a verdict that a list left out is asked for by name
 }

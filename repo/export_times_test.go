@@ -11,7 +11,7 @@ import (
 )
 
 // Times are the protocol's, for tests that scale them.
-type Times struct{ Renew, Expire, Lag, Racy, Grace, Segment, Margin, Undo, Slack time.Duration }
+type Times struct{ Renew, Expire, Lag, Racy, Grace, Segment, Margin, Undo, Slack, Follow time.Duration }
 
 // SetTimes replaces times until the end of a test; zero leaves one as it is. No backup may run when it is called or at the end of the test.
 func SetTimes(t testing.TB, n Times) {
@@ -21,7 +21,7 @@ func SetTimes(t testing.TB, n Times) {
 		to   *time.Duration
 		from time.Duration
 	}{{&times.renew, n.Renew}, {&times.expire, n.Expire}, {&times.lag, n.Lag}, {&times.racy, n.Racy}, {&times.grace, n.Grace}, {&times.segment, n.Segment},
-		{&times.margin, n.Margin}, {&times.undo, n.Undo}, {&times.slack, n.Slack}} {
+		{&times.margin, n.Margin}, {&times.undo, n.Undo}, {&times.slack, n.Slack}, {&times.follow, n.Follow}} {
 		if c.from != 0 {
 			*c.to = c.from
 		}

@@ -14,9 +14,6 @@ import (
 	"github.com/varvebackup/varve/repo/internal/walk"
 )
 
-// followAfter is how long a replica keeps what its source freed, unless it is told otherwise: time to find out that it was not the owner who freed it.
-const followAfter = 30 * 24 * time.Hour
-
 // follow frees at a replica what its source freed long ago. Only the signed records of collections that came to their end count, as both stores have them; that something is not at the
 // source any more is never a reason.
 //
@@ -27,7 +24,10 @@ func (p *pruner) follow(ctx context.Context) error {
 	r := p.repo
 	after := p.opts.FollowAfter
 	if after == 0 {
-		after = followAfter
+		after = times.follow
+	}
+	if broken.followSoon {
+		after = 0
 	}
 	src, err := p.source(ctx)
 	if err != nil {
@@ -80,7 +80,16 @@ func (p *pruner) follow(ctx context.Context) error {
 		}
 	}
 
-	settle := func(seen map[string]*seenSession) (bool, error) { return p.settle(ctx, seen, limit) }
+	// As in any collection: a session that began within the lag may have had a list of gc/ that was older.
+	if !broken.followNoLag {
+		limit = limit.Add(times.lag)
+	}
+	settle := func(seen map[string]*seenSession) (bool, error) {
+		if broken.followNoWait {
+			return true, nil
+		}
+		return p.settle(ctx, seen, limit)
+	}
 	if p.opts.DryRun {
 		settle = nil
 	}
@@ -106,12 +115,14 @@ func (p *pruner) follow(ctx context.Context) error {
 	gone := map[pack.ID]bool{}
 	for id := range s.packs {
 		p.rep.Stored += s.packs[id].Size
-		if freed[id] && !held[packName(id)] {
+		if (freed[id] || broken.followUnsigned) && !held[packName(id)] {
 			gone[id] = true
 		}
 	}
-	if err := p.spare(ctx, s, gone); err != nil {
-		return err
+	if !broken.followUnspared {
+		if err := p.spare(ctx, s, gone); err != nil {
+			return err
+		}
 	}
 	if p.opts.DryRun {
 		p.rep.Condemned = len(gone)

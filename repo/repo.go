@@ -470,6 +470,7 @@ type protocol struct {
 	margin time.Duration // packs younger than this are no candidates
 	undo   time.Duration // what was forgotten can be taken back for so long
 	slack  time.Duration // and is kept for so much longer
+	follow time.Duration // a replica keeps what its source freed for so long, unless it is told otherwise: time to find out that it was not the owner who freed it
 	trust  time.Duration // a snapshot whose own time differs from the store's by more makes no other one forgettable
 }
 
@@ -485,5 +486,6 @@ var times = protocol{
 	margin: 49 * time.Hour,
 	undo:   UndoWindow,
 	slack:  48 * time.Hour,
+	follow: 30 * 24 * time.Hour,
 	trust:  48 * time.Hour,
 }

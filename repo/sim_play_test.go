@@ -156,6 +156,8 @@ func (s *sim) choose(a *simActor) *simAction {
 		return s.reading(a)
 	case "thief":
 		return s.forging()
+	case "follow":
+		return s.following(a)
 	}
 	if a.tree != nil {
 		return s.backup(a)
@@ -624,7 +626,7 @@ func (s *sim) everything(st *simStore, when string) {
 		_, err := st.get(repo.SnapshotName(id))
 		w := s.forgottenAt(st, id)
 		switch {
-		case err != nil && sn.store != st, st == s.replica && w.forgotten:
+		case err != nil && sn.store != st, st == s.replica && w.forgotten && !s.keptWhole(id):
 			continue
 		case w.lasting(), err != nil && !sn.promised:
 			continue
@@ -748,6 +750,7 @@ func (s *sim) quiet() {
 		}
 	}
 	s.everything(s.main, "after quiet prunes")
+	s.quietReplica(r)
 	if s.sound("in the end"); s.broke != "" {
 		return
 	}

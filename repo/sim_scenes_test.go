@@ -162,7 +162,7 @@ func simHalf(s *sim) (kept [][]byte) {
 	return kept
 }
 
-func simScenes() []simScene { return slices.Concat(simDirected(), simOvertaken()) }
+func simScenes() []simScene { return slices.Concat(simDirected(), simOvertaken(), simFollowed()) }
 
 func simDirected() []simScene {
 	return []simScene{

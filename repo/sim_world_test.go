@@ -26,14 +26,14 @@ import (
 )
 
 // simTimes are the protocol's times of one run. Scaled ones are so short that a tick of the store's clock is a good part of each.
-type simTimes struct{ lag, renew, expire, margin, undo, slack time.Duration }
+type simTimes struct{ lag, renew, expire, margin, undo, slack, follow time.Duration }
 
 // simTimesOf returns times in the proportions of the protocol, or in such that little happens between two collections.
 func simTimesOf(lag time.Duration, short bool) simTimes {
 	if short {
-		return simTimes{lag: lag, renew: lag, expire: 6 * lag, margin: 7 * lag, undo: 10 * lag, slack: 4 * lag}
+		return simTimes{lag: lag, renew: lag, expire: 6 * lag, margin: 7 * lag, undo: 10 * lag, slack: 4 * lag, follow: 20 * lag}
 	}
-	return simTimes{lag: lag, renew: lag, expire: 48 * lag, margin: 49 * lag, undo: 7 * 24 * lag, slack: 48 * lag}
+	return simTimes{lag: lag, renew: lag, expire: 48 * lag, margin: 49 * lag, undo: 7 * 24 * lag, slack: 48 * lag, follow: 30 * 24 * lag}
 }
 
 // simConfig is what may happen in one run. Zero: nothing goes wrong.
@@ -42,6 +42,7 @@ type simConfig struct {
 	reader               bool
 	replica              bool // a replicator, and somebody who reads there
 	replicaWriter        bool // who also backs up there
+	follower             bool // who frees at the replica what the source freed
 	heals                bool
 	exclusive            bool
 	maintainerRole       crypt.Role
@@ -94,6 +95,7 @@ func simConfigOf(seed uint64) simConfig {
 	}
 	c.deltas, c.many, c.forger = rng.IntN(3) == 0, rng.IntN(12) == 0, rng.IntN(8) == 0
 	c.deltas = c.deltas && !c.forger // what is made with a forged base is hurt, too
+	c.follower = c.replica && rng.IntN(2) == 0
 	return c
 }
 
@@ -138,6 +140,7 @@ type simAction struct {
 	failed    bool // the store failed for it
 	corrupted bool
 	exclusive bool
+	keeps     time.Duration     // how long a replica keeps what its source freed
 	keyless   bool              // it opens no repository
 	tree      map[string][]byte // what it backs up
 	sessions  []string
@@ -267,7 +270,7 @@ func newSim(t *testing.T, seed uint64, cfg simConfig) *sim {
 		roles: map[crypt.Role]crypt.RawKey{}, seen: map[*simStore]int{}, stats: map[string]int{}, log: sha256.New(), draws: map[string]uint64{}}
 	s.main, s.replica = newSimStore(s, "main"), newSimStore(s, "replica")
 	tm := cfg.times
-	repo.SetTimes(t, repo.Times{Renew: tm.renew, Expire: tm.expire, Lag: tm.lag, Margin: tm.margin, Undo: tm.undo, Slack: tm.slack, Grace: min(10*time.Second, tm.lag)})
+	repo.SetTimes(t, repo.Times{Renew: tm.renew, Expire: tm.expire, Lag: tm.lag, Margin: tm.margin, Undo: tm.undo, Slack: tm.slack, Follow: tm.follow, Grace: min(10*time.Second, tm.lag)})
 	layout := repo.Layout{Batch: 4 << 10, ContentFrame: 1200 + s.rng.IntN(3)*600, TreeFrame: 1024, Pack: 3500 + s.rng.IntN(3)*1500, SmallPack: 1, JoinPacks: 2 + s.rng.IntN(3), JoinSegments: 2 + s.rng.IntN(3)}
 	if s.rng.IntN(2) == 0 {
 		layout.Pack, layout.SmallPack = 16_000, 4_000 // as far from each other as in earnest
@@ -319,6 +322,9 @@ func newSim(t *testing.T, seed uint64, cfg simConfig) *sim {
 	}
 	if cfg.forger {
 		s.actor("thief", s.main, crypt.Writer)
+	}
+	if cfg.follower {
+		s.actor("follow", s.replica, cfg.maintainerRole)
 	}
 	return s
 }
@@ -640,6 +646,8 @@ func (s *sim) watch(op *simOp) {
 		}
 	case op.kind == simPut && strings.HasPrefix(op.name, "forgotten/") && strings.HasPrefix(act.kind, "unforget"):
 		s.undo[op.name] = true
+	case op.kind == simDelete && act.kind == "follow" && op.store == s.replica:
+		s.watchFollower(op)
 	case op.kind == simDelete && strings.HasPrefix(op.name, "packs/"):
 		act.packs++
 	case op.kind == simPut && strings.HasPrefix(op.name, "gc/") && !strings.Contains(op.name[3:], ".") && op.store == s.main:

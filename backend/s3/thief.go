@@ -16,15 +16,7 @@ func (b *Bucket) Hide(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	for a := b.attempts(ctx, "hide", name, "s3:DeleteObject"); ; {
-		err := b.core.RemoveObject(ctx, b.name, key, minio.RemoveObjectOptions{})
-		if err == nil || minio.ToErrorResponse(err).Code == minio.NoSuchKey {
-			return nil
-		}
-		if err := a.again(err); err != nil {
-			return err
-		}
-	}
+	return b.deleteOnly(ctx, "hide", name, key)
 }
 
 // Erase implements [backend.Thief].

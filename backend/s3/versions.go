@@ -217,7 +217,7 @@ func (b *Bucket) Delete(ctx context.Context, name string) error {
 		}
 	}
 	if b.kept.Load() == neverVersions {
-		if err := b.deleteOnly(ctx, name, key); err != nil || b.kept.Load() == neverVersions {
+		if err := b.deleteOnly(ctx, "delete", name, key); err != nil || b.kept.Load() == neverVersions {
 			return err
 		}
 		// It keeps versions since it was asked, and has now put a mark.
@@ -225,9 +225,9 @@ func (b *Bucket) Delete(ctx context.Context, name string) error {
 	return b.deleteAll(ctx, name, key)
 }
 
-// deleteOnly deletes an object that has no versions.
-func (b *Bucket) deleteOnly(ctx context.Context, name, key string) error {
-	for a := b.attempts(ctx, "delete", name, "s3:DeleteObject"); ; {
+// deleteOnly names no version: it deletes an object that has none, and puts a mark where there are some.
+func (b *Bucket) deleteOnly(ctx context.Context, op, name, key string) error {
+	for a := b.attempts(ctx, op, name, "s3:DeleteObject"); ; {
 		err := b.core.RemoveObject(ctx, b.name, key, minio.RemoveObjectOptions{})
 		if err == nil || minio.ToErrorResponse(err).Code == minio.NoSuchKey {
 			return nil

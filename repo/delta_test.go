@@ -43,21 +43,7 @@ func dmgDeltas(t *testing.T, depths [2]uint8, over [2]int) *dmgDelta {
 	for i := range plain {
 		d.ids[i] = d.keys.Namer().Content(plain[i])
 	}
-	old := dmgNames(t, d.b, "packs/")[0]
-	data := dmgGet(t, d.b, old)
-	dir := dmgMust(pack.ReadDirectory(d.keys, bytes.NewReader(data), int64(len(data))))(t)
-	dmgDelete(t, d.b, old)
-	dmgDelete(t, d.b, dmgNames(t, d.b, "index/")[0])
-
-	// The frames of trees are copied as they are, with their section.
-	w := pack.NewWriter(d.keys, nil)
-	for _, f := range dir.Frames {
-		if s := dir.Sections[f.Section]; s.Kind == crypt.SectionTree {
-			if err := w.Add(s, f, data[f.Offset:f.Offset+f.Stored]); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
+	w := d.treesAlone(t)
 	d.trees = d.store(t, w)
 
 	key := dmgMust(pack.NewSectionKey(d.keys, crypt.SectionContent))(t)
@@ -80,6 +66,25 @@ func dmgDeltas(t *testing.T, depths [2]uint8, over [2]int) *dmgDelta {
 		d.packs[i] = d.store(t, w)
 	}
 	return d
+}
+
+// treesAlone takes the only pack and its segment away, and begins another one with the frames of trees, as they were and with their section.
+func (d *dmgRepo) treesAlone(t testing.TB) *pack.Writer {
+	t.Helper()
+	old := dmgNames(t, d.b, "packs/")[0]
+	data := dmgGet(t, d.b, old)
+	dir := dmgMust(pack.ReadDirectory(d.keys, bytes.NewReader(data), int64(len(data))))(t)
+	dmgDelete(t, d.b, old)
+	dmgDelete(t, d.b, dmgNames(t, d.b, "index/")[0])
+	w := pack.NewWriter(d.keys, nil)
+	for _, f := range dir.Frames {
+		if s := dir.Sections[f.Section]; s.Kind == crypt.SectionTree {
+			if err := w.Add(s, f, data[f.Offset:f.Offset+f.Stored]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return w
 }
 
 // Frames over bases are read, also where no segment names them, and are there for writers only as long as their bases are.
@@ -192,19 +197,7 @@ func TestDeltaTooMuch(t *testing.T) {
 		d := dmgNew(t, mem.New(nil))
 		top := dmgText(9)
 		s := d.backup(t, "shop", dmgTree{"top": top})
-		old := dmgNames(t, d.b, "packs/")[0]
-		data := dmgGet(t, d.b, old)
-		dir := dmgMust(pack.ReadDirectory(d.keys, bytes.NewReader(data), int64(len(data))))(t)
-		dmgDelete(t, d.b, old)
-		dmgDelete(t, d.b, dmgNames(t, d.b, "index/")[0])
-		w := pack.NewWriter(d.keys, nil)
-		for _, f := range dir.Frames {
-			if s := dir.Sections[f.Section]; s.Kind == crypt.SectionTree {
-				if err := w.Add(s, f, data[f.Offset:f.Offset+f.Stored]); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
+		w := d.treesAlone(t)
 		key := dmgMust(pack.NewSectionKey(d.keys, crypt.SectionContent))(t)
 		enc, namer := pack.NewEncoder(), d.keys.Namer()
 		var bases []pack.ID

@@ -8,7 +8,6 @@ import (
 
 	"github.com/varvebackup/varve/crypt"
 	"github.com/varvebackup/varve/pack"
-	"github.com/varvebackup/varve/repo/internal/index"
 	"github.com/varvebackup/varve/repo/internal/tree"
 )
 
@@ -96,14 +95,7 @@ func ForgeHints(ctx context.Context, r *Repo, like *Snapshot, chunks [][]byte, e
 	if err := w.Add(key.Section, frame, sealed); err != nil {
 		return nil, err
 	}
-	id, data, dir, err := w.Close()
-	if err != nil {
-		return nil, err
-	}
-	if err := f.s.putPack(ctx, id, data); err != nil {
-		return nil, err
-	}
-	if _, err := f.s.putSegment(ctx, []index.Pack{{ID: id, Size: uint32(len(data)), Dir: dir}}); err != nil {
+	if err := f.store(ctx, w); err != nil {
 		return nil, err
 	}
 	snap := &Snapshot{ID: f.s.id, Series: like.Series, Time: f.s.begun, End: f.s.begun, Version: Version, root: like.root, hints: &root}

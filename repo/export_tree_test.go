@@ -73,22 +73,28 @@ func (f *Forger) Commit(ctx context.Context, root []byte) (*Snapshot, error) {
 			data, blobs = data[size:], blobs[n:]
 		}
 	}
-	id, data, dir, err := w.Close()
-	if err != nil {
-		return nil, err
-	}
-	if err := f.s.putPack(ctx, id, data); err != nil {
-		return nil, err
-	}
-	if _, err := f.s.putSegment(ctx, []index.Pack{{ID: id, Size: uint32(len(data)), Dir: dir}}); err != nil {
+	if err := f.store(ctx, w); err != nil {
 		return nil, err
 	}
 	snap := &Snapshot{ID: f.s.id, Series: "forged", Time: f.s.begun, End: f.s.begun, Version: Version, root: pack.ID(root)}
-	_, err = f.s.commit(ctx, snap)
+	_, err := f.s.commit(ctx, snap)
 	f.s.end(ctx, err == nil)
 	f.r.outdated()
 	if err != nil {
 		return nil, fmt.Errorf("forge: %w", err)
 	}
 	return snap, nil
+}
+
+// store puts a pack, and a segment that names it.
+func (f *Forger) store(ctx context.Context, w *pack.Writer) error {
+	id, data, dir, err := w.Close()
+	if err != nil {
+		return err
+	}
+	if err := f.s.putPack(ctx, id, data); err != nil {
+		return err
+	}
+	_, err = f.s.putSegment(ctx, []index.Pack{{ID: id, Size: uint32(len(data)), Dir: dir}})
+	return err
 }

@@ -4,12 +4,9 @@ package source
 
 import (
 	"context"
-	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/varvebackup/varve/repo"
 )
 
 const openStep = openFolder
@@ -27,27 +24,5 @@ func (d sysDir) names(ctx context.Context, buf []byte, l *names) error {
 	}
 	f := os.NewFile(uintptr(fd), "")
 	defer f.Close()
-	for ctx.Err() == nil {
-		batch, err := f.Readdirnames(1024)
-		packed := buf[:0]
-		for _, name := range batch {
-			packed = packName(packed, kindUnknown, []byte(name))
-		}
-		if err := l.add(packed, len(batch)); err != nil {
-			return err
-		}
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return ctx.Err()
+	return addNames(ctx, f, buf, l)
 }
-
-func extents(*os.File) ([]repo.Extent, error) { return nil, nil }
-
-func (d sysDir) xattrs(string) (map[string][]byte, error) { return nil, nil }
-
-func fileXattrs(*os.File) (map[string][]byte, error) { return nil, nil }

@@ -4,12 +4,9 @@ package source
 
 import (
 	"context"
-	"io"
 	"io/fs"
 	"os"
 	"strings"
-
-	"github.com/varvebackup/varve/repo"
 )
 
 // A sysDir is a folder below an os.Root, which is looked up again for each step: there are no handles to step from.
@@ -90,36 +87,14 @@ func (d sysDir) openFile(name, _ string) (*os.File, error) { return d.root.Open(
 
 func (d sysDir) readLink(name string) (string, error) { return d.root.Readlink(d.join(name)) }
 
-func (d sysDir) xattrs(string) (map[string][]byte, error) { return nil, nil }
-
-func fileXattrs(*os.File) (map[string][]byte, error) { return nil, nil }
-
 func (d sysDir) names(ctx context.Context, buf []byte, l *names) error {
 	f, err := d.root.Open(d.path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	for ctx.Err() == nil {
-		batch, err := f.Readdirnames(1024)
-		packed := buf[:0]
-		for _, name := range batch {
-			packed = packName(packed, kindUnknown, []byte(name))
-		}
-		if err := l.add(packed, len(batch)); err != nil {
-			return err
-		}
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return ctx.Err()
+	return addNames(ctx, f, buf, l)
 }
-
-func extents(*os.File) ([]repo.Extent, error) { return nil, nil }
 
 func fstat(f *os.File, name string, o *owners) (*info, error) {
 	fi, err := f.Stat()

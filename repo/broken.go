@@ -1,5 +1,16 @@
 package repo
 
+import (
+	"github.com/varvebackup/varve/crypt"
+	"github.com/varvebackup/varve/pack"
+)
+
+// openKey is how sealed objects and section keys are opened. The simulation, whose actors open the same few over and over, remembers what came of it.
+var openKey = struct {
+	object  func(k *crypt.Keys, name string, object []byte, want ...crypt.Kind) (crypt.Kind, []byte, error)
+	section func(pack.Opener, pack.Section) (*pack.SectionKey, error)
+}{(*crypt.Keys).Open, pack.OpenSectionKey}
+
 // broken switches rules of the protocol off, each by itself. Only the simulation sets it, to prove that it would notice; every field is false otherwise.
 var broken struct {
 	indexFirst        bool // gc/ is read before index/

@@ -1,9 +1,12 @@
 package repo
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"reflect"
+	"sync"
 	"testing"
 
 	"github.com/varvebackup/varve/crypt"
@@ -54,6 +57,55 @@ func Break(t testing.TB, rule string) {
 	flag := reflect.ValueOf(&broken).Elem().FieldByIndex(f.Index).Addr().UnsafePointer()
 	*(*bool)(flag) = true
 	t.Cleanup(func() { *(*bool)(flag) = false })
+}
+
+// Remember opens each object and section key once for each role, until the end of a test that uses one repository.
+func Remember(t testing.TB) {
+	type what struct {
+		role crypt.Role
+		name string
+		want string
+		sum  [32]byte
+	}
+	type object struct {
+		kind crypt.Kind
+		body []byte
+		err  error
+	}
+	type section struct {
+		key *pack.SectionKey
+		err error
+	}
+	var mu sync.Mutex // guards what follows
+	objects, sections := map[what]object{}, map[what]section{}
+	old := openKey
+	t.Cleanup(func() { openKey = old })
+	openKey.object = func(k *crypt.Keys, name string, data []byte, want ...crypt.Kind) (crypt.Kind, []byte, error) {
+		w := what{k.Role(), name, fmt.Sprint(want), sha256.Sum256(data)}
+		mu.Lock()
+		o, ok := objects[w]
+		mu.Unlock()
+		if !ok {
+			o.kind, o.body, o.err = old.object(k, name, data, want...)
+			mu.Lock()
+			objects[w] = o
+			mu.Unlock()
+		}
+		return o.kind, bytes.Clone(o.body), o.err
+	}
+	openKey.section = func(k pack.Opener, s pack.Section) (*pack.SectionKey, error) {
+		w := what{k.(*crypt.Keys).Role(), fmt.Sprint(s.Kind, s.AEAD), "", sha256.Sum256(s.Key)}
+		mu.Lock()
+		o, ok := sections[w]
+		mu.Unlock()
+		if !ok {
+			o.key, o.err = old.section(k, s)
+			mu.Lock()
+			sections[w] = o
+			mu.Unlock()
+		}
+		return o.key, o.err
+	}
 }
 
 // LeastMemory lets r use as little memory as it can do with.

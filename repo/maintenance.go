@@ -315,7 +315,7 @@ func (r *Repo) fetchSealed(ctx context.Context, name string, want ...crypt.Kind)
 func cacheName(name string) string { return strings.ReplaceAll(name, "/", "_") }
 
 func (r *Repo) openObject(name string, object []byte, want ...crypt.Kind) (crypt.Kind, []byte, error) {
-	kind, body, err := r.keys.Open(name, object, want...)
+	kind, body, err := openKey.object(r.keys, name, object, want...)
 	if errors.Is(err, crypt.ErrDamaged) {
 		err = &DamageError{Object: name, Err: err}
 	}

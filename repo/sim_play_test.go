@@ -85,7 +85,15 @@ func (s *sim) play() {
 				last = ready[s.rng.IntN(len(ready))].actor
 				of = slices.DeleteFunc(ready, func(op *simOp) bool { return op.actor != last })
 			}
-			s.release(of[s.rng.IntN(len(of))])
+			op := of[s.rng.IntN(len(of))]
+			if !over && !op.held && op.telling() && s.chance(s.cfg.hold) {
+				op.held = true
+				d := s.span()
+				s.say("%s sleeps for %v before %s %s", op.actor.name, d, op.kind, op.name)
+				op.actor.asleep, last = now.Add(d), nil
+				continue
+			}
+			s.release(op)
 		case len(busy) == 0 || len(pending) > 0:
 			s.advance(s.span())
 		default:
@@ -102,8 +110,50 @@ func (s *sim) play() {
 	s.stop()
 }
 
+// telling tells whether others may come to rest on an operation, or on its being not yet there.
+func (op *simOp) telling() bool {
+	return op.kind == simPut && (strings.HasPrefix(op.name, "snapshots/") || strings.HasPrefix(op.name, "gc/") || strings.HasPrefix(op.name, "sessions/"))
+}
+
+// edge returns how long it is until something is due, give or take a tick; 0 if nothing is.
+func (s *sim) edge() time.Duration {
+	now, tm := s.main.clock(false), s.cfg.times
+	var due []time.Time
+	soon := func(t time.Time) {
+		if t.After(now) {
+			due = append(due, t)
+		}
+	}
+	for _, name := range s.main.names("") {
+		o, _ := s.main.get(name)
+		switch kind, _, _ := strings.Cut(name, "/"); kind {
+		case "gc":
+			if !strings.Contains(name[3:], ".") {
+				soon(o.modified.Add(tm.lag))
+			}
+		case "forgotten":
+			soon(o.modified.Add(tm.undo))
+			soon(o.modified.Add(tm.undo + tm.slack))
+		case "sessions":
+			soon(o.modified.Add(tm.expire))
+		case "packs":
+			soon(o.modified.Add(tm.margin))
+		}
+	}
+	if len(due) == 0 {
+		return 0
+	}
+	d := due[s.rng.IntN(len(due))].Sub(now) + time.Duration(s.rng.IntN(5)-2)*500*time.Millisecond
+	return max(d, time.Millisecond)
+}
+
 // span is how long something takes: mostly little, sometimes days.
 func (s *sim) span() time.Duration {
+	if s.chance(s.cfg.edge) {
+		if d := s.edge(); d > 0 {
+			return d
+		}
+	}
 	lag := s.cfg.times.lag
 	of := []time.Duration{time.Second, lag / 2, lag, lag + time.Second, 2 * lag, 5 * lag, 13 * lag, 24 * lag, 30 * lag, 47 * lag, 50 * lag, 60 * lag, 100 * lag}
 	i := s.rng.IntN(len(of))
@@ -198,7 +248,7 @@ func (s *sim) backup(a *simActor) *simAction {
 			tree[name] = s.content()
 		}
 	}
-	if s.rng.IntN(6) == 0 { // what was dropped comes back
+	if s.chance(s.cfg.returns) { // what was dropped comes back
 		tree = map[string][]byte{}
 		for i := range 4 {
 			tree[fmt.Sprintf("d0/f%d", i)] = simContent(s.rng.IntN(simFamilies), 0)
@@ -320,8 +370,13 @@ func (s *sim) forget() *simAction {
 	if len(ids) == 0 {
 		return &simAction{}
 	}
-	s.rng.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
-	ids = ids[:min(len(ids), 1+s.rng.IntN(3))]
+	n := min(len(ids), 1+s.rng.IntN(3))
+	if s.chance(s.cfg.forgets) {
+		n = len(ids) - 1
+	} else {
+		s.rng.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
+	}
+	ids = ids[:n]
 	act := &simAction{kind: fmt.Sprintf("forget %d", len(ids))}
 	act.run = func(ctx context.Context, r *repo.Repo) error { return r.Forget(ctx, ids...) }
 	act.after = func(err error) {

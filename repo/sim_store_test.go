@@ -162,6 +162,7 @@ type simOp struct {
 	ifAbsent bool
 	off, n   int64
 	retried  int
+	held     bool // somebody has slept before it
 
 	began  map[string]backend.Info // of a list that is under way
 	listed []backend.Info

@@ -50,6 +50,10 @@ type simConfig struct {
 	actions              int
 
 	slow, fail, lost, late, crash, cancel, sleep, split, corrupt, advance float64
+	hold                                                                  float64 // that somebody sleeps before what others have to see
+	edge                                                                  float64 // that time passes until just about when something is due
+	returns                                                               float64 // that contents that were dropped come back
+	forgets                                                               float64 // that a collector forgets all but the newest
 	lagAll, lagSessions                                                   bool
 	roundUp                                                               bool
 	skew                                                                  time.Duration
@@ -83,6 +87,7 @@ func simConfigOf(seed uint64) simConfig {
 	c.crash, c.cancel, c.sleep, c.split = some(0.6, 0.01), some(0.3, 0.005), some(0.7, 0.03), some(0.6, 0.7)
 	c.corrupt, c.advance = some(0.2, 0.02), some(0.8, 0.02)
 	c.cache, c.keepOpen = some(0.7, 1), some(0.5, 1)
+	c.hold, c.edge, c.returns, c.forgets = some(0.7, 0.5), some(0.7, 0.7), 0.1+some(0.7, 0.6), some(0.6, 0.5)
 	switch rng.IntN(5) {
 	case 0:
 		c.lagAll = true
@@ -276,6 +281,7 @@ func newSim(t *testing.T, seed uint64, cfg simConfig) *sim {
 		layout.Pack, layout.SmallPack = 16_000, 4_000 // as far from each other as in earnest
 	}
 	repo.SetLayout(t, layout)
+	repo.Remember(t)
 	s.turn("create")
 	ctx := context.Background()
 	direct := &simBackend{store: s.main}

@@ -602,7 +602,7 @@ func (v *view) key(n uint32) (*pack.SectionKey, error) {
 	if k != nil {
 		return k, nil
 	}
-	k, err := pack.OpenSectionKey(v.repo.keys, *s)
+	k, err := openKey.section(v.repo.keys, *s)
 	if err != nil {
 		if errors.Is(err, crypt.ErrDamaged) {
 			err = v.damage(n, err)

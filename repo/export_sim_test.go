@@ -249,7 +249,7 @@ func Deltas(t testing.TB, want func(data []byte) bool) *int {
 		x := s.view.x
 		for i := range known {
 			b := &known[len(known)-1-i]
-			if string(b.data[:alike]) != string(data[:alike]) {
+			if !bytes.HasPrefix(b.data, data[:alike]) {
 				continue
 			}
 			depth := uint8(pack.MaxDepth)

@@ -72,6 +72,10 @@ func (s *sim) play() {
 			s.say("%s sleeps for %v", a.name, d)
 			a.asleep = now.Add(d)
 			last = nil
+		case !over && s.rot == nil && s.chance(s.cfg.rot):
+			s.decay()
+		case s.rot != nil && s.chance(0.02):
+			s.mend()
 		case s.chance(s.cfg.advance):
 			s.advance(min(s.span(), 2*s.cfg.times.lag))
 		case !over && len(idle) > 0 && (len(ready) == 0 && s.rng.IntN(3) > 0 || s.chance(0.02)):
@@ -167,6 +171,55 @@ func (s *sim) advance(d time.Duration) {
 	s.turn("time")
 	s.say("%v pass", d)
 	time.Sleep(d)
+}
+
+// A simRot is an object of the primary that is not what it was: other bytes, or for a segment nothing at all.
+type simRot struct {
+	name string
+	was  simObject
+	is   []byte // nil: it is gone
+}
+
+// decay lets a manifest that somebody was promised, or a segment, rot. While it is so, calls may fail; when it is over, nothing must be missing.
+func (s *sim) decay() {
+	var names []string
+	for _, id := range s.known(func(sn *simSnap, _ *simWords) bool { return sn.promised }) {
+		names = append(names, repo.SnapshotName(id))
+	}
+	names = append(names, s.main.names("index/")...)
+	if len(names) == 0 {
+		return
+	}
+	s.turn("rot")
+	name := names[s.rng.IntN(len(names))]
+	o, _ := s.main.get(name)
+	s.rot = &simRot{name: name, was: o}
+	if !strings.HasPrefix(name, "index/") || s.rng.IntN(2) == 0 {
+		s.rot.is = bytes.Clone(o.data)
+		s.rot.is[s.rng.IntN(len(o.data))] ^= 1
+	}
+	s.say("%s rots", name)
+	s.stats["rotten"]++
+	s.main.become(name, simObject{s.rot.is, o.modified, o.step})
+	for _, a := range s.actors {
+		if a.act != nil {
+			a.act.corrupted = true
+		}
+	}
+}
+
+// mend puts back what has rotted, unless somebody did, or deleted it since.
+func (s *sim) mend() {
+	if s.rot == nil {
+		return
+	}
+	o, err := s.main.get(s.rot.name)
+	if err == nil && bytes.Equal(o.data, s.rot.is) || err != nil && s.rot.is == nil {
+		s.say("%s is whole again", s.rot.name)
+		s.main.become(s.rot.name, s.rot.was)
+	}
+	s.rot = nil
+	s.everything(s.main, "when what was rotten is whole again")
 }
 
 // stop ends all that is under way.
@@ -440,7 +493,7 @@ func (s *sim) reading(a *simActor) *simAction {
 		return simSame(fsys, s.snaps[id].tree)
 	}
 	act.after = func(err error) {
-		if err == nil || act.crashed || act.cancelled || errors.Is(err, errSim) {
+		if err == nil || act.crashed || act.cancelled || act.corrupted || errors.Is(err, errSim) {
 			return
 		}
 		if sn := s.snaps[id]; sn != nil && !sn.excused && !s.forgottenAt(a.home, id).forgotten {
@@ -477,7 +530,8 @@ func (s *sim) copies(a *simActor, heal, back bool) *simAction {
 		return err
 	}
 	act.after = func(err error) {
-		if err == nil || act.crashed || errors.Is(err, repo.ErrNoRepository) || strings.Contains(err.Error(), "it changes while it is copied") {
+		// What a dead replicator had under way looks like somebody else's when it comes between two lists.
+		if err == nil || act.crashed || errors.Is(err, repo.ErrNoRepository) || act.overtaken && errors.Is(err, repo.ErrExists) || strings.Contains(err.Error(), "it changes while it is copied") {
 			return
 		}
 		s.unless(act, err)
@@ -636,7 +690,7 @@ func (s *sim) restorable(sn *simSnap, when string) { s.restorableAt(sn.store, sn
 func (s *sim) restorableAt(st *simStore, sn *simSnap, when string) {
 	ctx := context.Background()
 	r := s.oracle(st)
-	if r == nil {
+	if r == nil || s.rot != nil && st == s.main {
 		return
 	}
 	m, err := repo.Manifest(ctx, r, sn.id)
@@ -700,7 +754,7 @@ func (s *sim) everything(st *simStore, when string) {
 
 // sound checks the primary's structure.
 func (s *sim) sound(when string) {
-	if s.cfg.forger && len(s.forged) > 0 {
+	if s.cfg.forger && len(s.forged) > 0 || s.rot != nil {
 		return
 	}
 	rep, err := s.oracle(s.main).Check(context.Background(), nil)
@@ -716,7 +770,7 @@ func (s *sim) sound(when string) {
 // watchCandidates looks at a list of candidates when it is put: no young pack is in it, nor what one has bases in, and what snapshots need is elsewhere.
 func (s *sim) watchCandidates(op *simOp) {
 	act := op.act
-	if s.broke != "" {
+	if s.broke != "" || s.rot != nil {
 		return
 	}
 	ctx := context.Background()
@@ -773,6 +827,7 @@ func (s *sim) quiet() {
 	ctx := context.Background()
 	s.say("quiet")
 	s.turn("quiet")
+	s.mend()
 	for len(s.late) > 0 {
 		s.deliver(len(s.late) - 1)
 	}

@@ -81,6 +81,15 @@ func (st *simStore) put(name string, data []byte, ifAbsent, roundUp bool) error 
 	return nil
 }
 
+// become makes an object another one, behind everybody's back; without data it is gone.
+func (st *simStore) become(name string, o simObject) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.has[name] = o; o.data == nil {
+		delete(st.has, name)
+	}
+}
+
 func (st *simStore) get(name string) (simObject, error) {
 	st.mu.Lock()
 	defer st.mu.Unlock()

@@ -54,6 +54,7 @@ type simConfig struct {
 	edge                                                                  float64 // that time passes until just about when something is due
 	returns                                                               float64 // that contents that were dropped come back
 	forgets                                                               float64 // that a collector forgets all but the newest
+	rot                                                                   float64 // that a manifest or a segment cannot be read for a while
 	lagAll, lagSessions                                                   bool
 	roundUp                                                               bool
 	skew                                                                  time.Duration
@@ -88,6 +89,7 @@ func simConfigOf(seed uint64) simConfig {
 	c.corrupt, c.advance = some(0.2, 0.02), some(0.8, 0.02)
 	c.cache, c.keepOpen = some(0.7, 1), some(0.5, 1)
 	c.hold, c.edge, c.returns, c.forgets = some(0.7, 0.5), some(0.7, 0.7), 0.1+some(0.7, 0.6), some(0.6, 0.5)
+	c.rot = some(0.3, 0.01)
 	switch rng.IntN(5) {
 	case 0:
 		c.lagAll = true
@@ -143,7 +145,8 @@ type simAction struct {
 	crashed   bool
 	cancelled bool
 	failed    bool // the store failed for it
-	corrupted bool
+	overtaken bool // something late came meanwhile
+	corrupted bool // it may have read something else than was put
 	exclusive bool
 	keeps     time.Duration     // how long a replica keeps what its source freed
 	keyless   bool              // it opens no repository
@@ -171,6 +174,7 @@ type sim struct {
 	steps   int
 	current string // whose turn it is
 	late    []*simOp
+	rot     *simRot
 	oracles map[*simStore]*repo.Repo
 	owner   crypt.RawKey
 	roles   map[crypt.Role]crypt.RawKey
@@ -377,6 +381,7 @@ func (s *sim) start(a *simActor, act *simAction) {
 		}
 	}
 	act.ctx, act.cancel = context.WithCancel(context.Background())
+	act.corrupted = s.rot != nil
 	a.act = act
 	s.say("%s begins %s", a.name, act.kind)
 	s.stats[act.kind]++
@@ -500,6 +505,11 @@ func (s *sim) deliver(i int) {
 	op.carryOut(false)
 	s.say("late %s %s %s: %v", op.store.name, op.kind, op.name, op.err)
 	s.stats["late"]++
+	for _, a := range s.actors {
+		if a.act != nil {
+			a.act.overtaken = true
+		}
+	}
 	s.watch(op)
 }
 

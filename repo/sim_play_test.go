@@ -76,6 +76,7 @@ func (s *sim) play() {
 			s.decay()
 		case s.rot != nil && s.chance(0.02):
 			s.mend()
+		case !over && s.cfg.coarse && s.move(ready, idle):
 		case s.chance(s.cfg.advance):
 			s.advance(min(s.span(), 2*s.cfg.times.lag))
 		case !over && len(idle) > 0 && (len(ready) == 0 && s.rng.IntN(3) > 0 || s.chance(0.02)):
@@ -112,6 +113,40 @@ func (s *sim) play() {
 		s.quiet()
 	}
 	s.stop()
+}
+
+// move lets an actor go on, up to the next telling operation or its end, and then another one, or time pass. It is false if nobody can.
+func (s *sim) move(ready []*simOp, idle []*simActor) bool {
+	of := func(a *simActor) []*simOp {
+		return slices.DeleteFunc(slices.Clone(ready), func(op *simOp) bool { return op.actor != a })
+	}
+	if s.mover == nil || len(of(s.mover)) == 0 {
+		can := slices.Clone(idle)
+		for _, op := range ready {
+			if !slices.Contains(can, op.actor) {
+				can = append(can, op.actor)
+			}
+		}
+		if len(can) == 0 {
+			return false
+		}
+		if s.rng.IntN(3) == 0 {
+			s.advance(s.span())
+			return true
+		}
+		if s.mover = can[s.rng.IntN(len(can))]; s.mover.act == nil {
+			s.start(s.mover, s.choose(s.mover))
+			return true
+		}
+	}
+	ops := of(s.mover)
+	op := ops[s.rng.IntN(len(ops))]
+	if op.telling() && !op.held && s.rng.IntN(2) == 0 {
+		op.held, s.mover = true, nil
+		return true
+	}
+	s.release(op)
+	return true
 }
 
 // telling tells whether others may come to rest on an operation, or on its being not yet there.
@@ -433,6 +468,9 @@ func (s *sim) forget() *simAction {
 	act := &simAction{kind: fmt.Sprintf("forget %d", len(ids))}
 	act.run = func(ctx context.Context, r *repo.Repo) error { return r.Forget(ctx, ids...) }
 	act.after = func(err error) {
+		if s.cfg.coarse && s.rng.IntN(2) == 0 {
+			s.age()
+		}
 		if !act.crashed && err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, repo.ErrBusy) {
 			s.unless(act, err)
 		}

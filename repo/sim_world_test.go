@@ -55,6 +55,7 @@ type simConfig struct {
 	returns                                                               float64 // that contents that were dropped come back
 	forgets                                                               float64 // that a collector forgets all but the newest
 	rot                                                                   float64 // that a manifest or a segment cannot be read for a while
+	coarse                                                                bool    // actors go on from one telling operation to the next
 	lagAll, lagSessions                                                   bool
 	roundUp                                                               bool
 	skew                                                                  time.Duration
@@ -90,6 +91,9 @@ func simConfigOf(seed uint64) simConfig {
 	c.cache, c.keepOpen = some(0.7, 1), some(0.5, 1)
 	c.hold, c.edge, c.returns, c.forgets = some(0.7, 0.5), some(0.7, 0.7), 0.1+some(0.7, 0.6), some(0.6, 0.5)
 	c.rot = some(0.3, 0.01)
+	if c.coarse = rng.IntN(5) < 2; c.coarse {
+		c.edge, c.returns, c.forgets = 0.3+0.6*rng.Float64(), 0.6, 0.5
+	}
 	switch rng.IntN(5) {
 	case 0:
 		c.lagAll = true
@@ -175,6 +179,7 @@ type sim struct {
 	current string // whose turn it is
 	late    []*simOp
 	rot     *simRot
+	mover   *simActor // whose turn it is until something telling comes, if the run is coarse
 	oracles map[*simStore]*repo.Repo
 	owner   crypt.RawKey
 	roles   map[crypt.Role]crypt.RawKey

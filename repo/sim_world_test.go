@@ -532,7 +532,10 @@ func (s *sim) lagOf(op *simOp) time.Duration {
 	case s.cfg.lagAll:
 		return time.Duration(s.rng.Int64N(int64((lag - 2*time.Second) / 2)))
 	case s.cfg.lagSessions && a.name[0] == 'w' && strings.HasPrefix("gc/", op.name):
-		return lag - time.Duration(s.rng.Int64N(int64(lag))) // all but the whole of it
+		if s.rng.IntN(2) == 0 {
+			return lag - time.Duration(s.rng.Int64N(int64(100*time.Millisecond))) // all but the whole of it
+		}
+		return lag - time.Duration(s.rng.Int64N(int64(lag)))
 	}
 	return 0
 }

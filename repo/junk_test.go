@@ -113,3 +113,22 @@ func TestDryRunOpen(t *testing.T) {
 		}
 	})
 }
+
+// Junk with a number that no collection can have come to does not stand for all the records before it.
+func TestJunkNumbers(t *testing.T) {
+	for _, name := range []string{"gc/999999999999", "gc/999999999999.free", "gc/999999999999.done"} {
+		d := dmgNew(t, mem.New(nil))
+		d.backup(t, "shop", dmgTree{"a": dmgRand(1, 3000)})
+		d.seal(t, crypt.KindCandidates, "gc/1", dmgList(1))
+		d.seal(t, crypt.KindDone, "gc/1.done", map[int]any{1: 1})
+		dmgPut(t, d.b, name, []byte("junk"))
+		rep := d.check(t, nil)
+		if len(rep.Findings) != 1 || dmgFind(rep, name) == nil {
+			t.Errorf("findings:%s", dmgFindings(rep))
+		}
+		d.everything(t, d.open(t))
+		d.prune(t, &repo.PruneOptions{Condemn: []string{name}})
+		d.backup(t, "shop", dmgTree{"a": dmgRand(2, 3000)})
+		d.sound(t)
+	}
+}

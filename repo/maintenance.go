@@ -121,18 +121,27 @@ func (r *Repo) loadMaintenance(ctx context.Context) (*maintenance, error) {
 				rec.bad, rec.lost = &DamageError{Object: name, Err: err}, true
 			}
 		}
-		// The number counts even if the rest is lost, but for forgeries.
-		if rec.bad == nil || rec.lost {
+		if rec.bad == nil {
+			last = max(last, rec.n)
+		}
+	}
+	// The number counts even if the rest is lost, but for forgeries and for what no collection can have come to: each one leaves a record, and begins with the next number that is free.
+	most := last + len(names) + 1
+	for i := range records {
+		rec := &records[i]
+		if rec.bad == nil || rec.lost && rec.n <= most {
 			last = max(last, rec.n)
 			begun[rec.n] = begun[rec.n] || rec.kind == crypt.KindCandidates
 			done[rec.n] = done[rec.n] || rec.kind == crypt.KindDone && rec.bad == nil
 		}
 	}
+	junk := map[string]bool{}
 	for i := range records {
 		rec := &records[i]
 		if rec.bad == nil {
 			continue
 		}
+		junk[names[i]] = true
 		m.junk = append(m.junk, rec.bad)
 		// Without a done the candidates stay condemned: that is safe.
 		if rec.lost && (rec.kind == crypt.KindVerdict || rec.kind == crypt.KindCandidates && !done[rec.n]) {
@@ -141,10 +150,10 @@ func (r *Repo) loadMaintenance(ctx context.Context) (*maintenance, error) {
 	}
 	// A collection begins when the one before it is done, and none of their records is ever removed.
 	for n := 1; n <= last; n++ {
-		if name := gcName(n); !begun[n] && !slices.ContainsFunc(m.junk, func(d *DamageError) bool { return d.Object == name }) {
+		if name := gcName(n); !begun[n] && !junk[name] {
 			m.junk = append(m.junk, &DamageError{Object: name, Err: fs.ErrNotExist})
 		}
-		if name := gcName(n) + doneSuffix; n < last && !done[n] && !slices.ContainsFunc(m.junk, func(d *DamageError) bool { return d.Object == name }) {
+		if name := gcName(n) + doneSuffix; n < last && !done[n] && !junk[name] {
 			m.junk = append(m.junk, &DamageError{Object: name, Err: fs.ErrNotExist})
 		}
 	}

@@ -150,7 +150,8 @@ const UndoWindow = 7 * 24 * time.Hour
 // Forget marks snapshots, named by their ids, as forgotten: they are not listed any more, and can be taken back by Unforget for UndoWindow. What only they need stays until that and two
 // days have passed; then Prune frees it. One that is forgotten already is left as it is.
 //
-// ErrRole: a writer forgets nothing. fs.ErrNotExist: there is no such snapshot; nothing was forgotten then. After another error some may be.
+// ErrRole: a writer forgets nothing. fs.ErrNotExist: there is no such snapshot; *DamageError: it cannot be opened. Nothing was forgotten then. ErrBusy: somebody else forgot it or took it
+// back at the same time. After this and other errors some may be forgotten; the same call goes on.
 func (r *Repo) Forget(ctx context.Context, ids ...string) error {
 	err := r.own.say(ctx, ids, true)
 	if err != nil {
@@ -164,7 +165,7 @@ var ErrTooLate = errors.New("repo: it was forgotten too long ago")
 
 // Unforget takes back snapshots that were forgotten, named by their ids. One that is not forgotten is left as it is.
 //
-// ErrTooLate: the store got the word to forget more than a week ago. ErrRole and fs.ErrNotExist: as in Forget.
+// ErrTooLate: the store got the word to forget more than a week ago. ErrRole, fs.ErrNotExist, *DamageError and ErrBusy: as in Forget.
 func (r *Repo) Unforget(ctx context.Context, ids ...string) error {
 	err := r.own.say(ctx, ids, false)
 	if err != nil {

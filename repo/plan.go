@@ -75,7 +75,8 @@ func (p *Plan) Forget() (ids []string) {
 //
 // A series that several machines or jobs fill in turn with different things is planned like any other, and Warnings says so: each should have a series of its own.
 //
-// fs.ErrInvalid: rules that keep nothing. Any key may plan.
+// fs.ErrInvalid: rules that keep nothing, numbers below 0, or what is no series' name. A series without snapshots is no error. Any key may plan; a writer's does not see what snapshots hold, and
+// is warned of hosts alone. Manifests that cannot be opened are no error either, but in Damaged. The plan is the caller's.
 func (r *Repo) Plan(ctx context.Context, series string, keep Keep) (*Plan, error) {
 	p, err := r.own.plan(ctx, series, keep)
 	if err != nil {

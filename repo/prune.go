@@ -52,23 +52,23 @@ type PruneProgress struct {
 	Elapsed     time.Duration
 }
 
-// PruneReport is what Prune did. Bytes are stored ones.
+// PruneReport is what Prune did, and what it waits for. Bytes are stored ones; times are the store's. It is the caller's.
 type PruneReport struct {
 	Finished                      []int // numbers of the collections that came to their end
 	Freed                         int   // packs that were deleted
 	FreedBytes                    int64
-	Retained                      int // packs and segments that are locked: a later Prune deletes them
-	Voided                        []string
-	Snapshots                     int // forgotten ones that were removed for good
-	SegmentsWritten, SegmentsGone int
+	Retained                      int       // objects that are locked: a later Prune deletes them
+	Voided                        []string  // sessions that were closed: their backups fail with ErrVoid, if they still run
+	Snapshots                     int       // forgotten ones that were removed for good
+	SegmentsWritten, SegmentsGone int       // of the index
 	TakenOut                      []string  // objects of Condemn that were deleted, or would be
 	Run                           int       // number of the collection that is open now; 0: none
-	Due                           time.Time // when that can come to its end at the earliest, by the store's clock
+	Due                           time.Time // when that can come to its end at the earliest; zero: none is open
 	Waiting                       []Waiting // the sessions for which it has to wait
 	Condemned                     int       // packs that it will free, if nothing changes; in a dry run, those that a new one would
 	CondemnedBytes                int64
-	Repacked                      int // packs of those that were copied first, or would be
-	RepackedBytes, CopiedBytes    int64
+	Repacked                      int            // packs of those that are copied first, or would be; after an error, those that were to be
+	RepackedBytes, CopiedBytes    int64          // what they took, and what was put of them
 	Stored, Live                  int64          // bytes of all packs when it began, and of what is needed in them
 	Spared                        int            // packs that the source freed and that stay, for a snapshot here needs them (Follow)
 	Rotten                        []*DamageError // packs that could not be copied
@@ -95,8 +95,10 @@ const (
 //
 // ErrRole: it takes a maintainer's or an owner's key. ErrBusy: Exclusive in a store without put-if-absent while sessions are open. *DamageError: it is not known what is
 // needed, because something is missing or damaged, so nothing was condemned or freed: Check tells more, Heal may bring it back, and Condemn takes junk out. fs.ErrNotExist: there is no
-// such object to condemn, so nothing was done. fs.ErrInvalid: options that do not go together, or what is condemned is in order.
-// After another error the report tells what was done.
+// such object to condemn, so nothing was done. fs.ErrInvalid: options that do not go together, or what is condemned is in order. errors.ErrUnsupported: a store without put-if-absent
+// frees only exclusively. ErrNoRepository: there is none in Follow. context.Cause(ctx), when ctx ends.
+//
+// That packs cannot be copied is no error: they stay, and the report names them (Rotten). The report is never nil, and after an error it tells what was done. Any number of calls may run at once.
 func (r *Repo) Prune(ctx context.Context, o *PruneOptions) (*PruneReport, error) {
 	if o == nil {
 		o = &PruneOptions{}

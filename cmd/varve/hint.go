@@ -99,6 +99,8 @@ func (a *app) sentence(err error) string {
 		hint = "it opens none of the repository's slots; check where it came from, or set VARVE_KEY to the recovery key"
 	case is(repo.ErrRole):
 		hint = fmt.Sprintf("use the passphrase or key of %s; \"varve key list\" shows the roles that there are", roleFor(a.command))
+	case is(fs.ErrInvalid) && a.command == "lock extend":
+		hint = "\"varve lock set\" says what is locked from now on, and then \"varve lock extend\" locks what is there"
 	case is(repo.ErrTooLate):
 		hint = "another copy may still have it: a replica, or the bucket as it was (as-of in its URL)"
 	case is(repo.ErrBusy):

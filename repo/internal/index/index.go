@@ -147,15 +147,17 @@ func (b *Builder) Add(payload []byte, stored int64, rewritten bool) error {
 // Index returns what was added. The Builder is then done.
 func (b *Builder) Index() *Index {
 	x := b.x
-	x.unify()
 	sortRecs(x.recs)
+	x.unify()
 	x.recs = slices.Compact(x.recs)
 	x.settle()
 	return x
 }
 
-// unify lets all copies in frames that are the same stand in one of them, the one with the oldest birth: a segment and its rewritten form say the
-// same of a frame. Only packs that more than one segment describes have such frames.
+// unify lets copies that are the same, in frames that are, stand in one of these, the one with the oldest birth: a segment and its rewritten form say the same of a frame. Only packs
+// that more than one segment describes have such frames. Records are sorted.
+//
+// A copy has the birth only of frames that were said to hold it. If it were enough that all else is right, whatever was stored after a frame could be claimed to be in it, and older than it is.
 func (x *Index) unify() {
 	first, twice := make(map[pack.ID]int, len(x.packs)), make([]bool, len(x.packs))
 	found := false
@@ -178,23 +180,37 @@ func (x *Index) unify() {
 	slices.SortFunc(same, func(a, b uint32) int {
 		return cmp.Or(x.compareFrames(a, b), cmp.Compare(x.frames[a].birth, x.frames[b].birth), cmp.Compare(a, b))
 	})
-	to := map[uint32]uint32{}
-	for i := 1; i < len(same); i++ {
-		if x.compareFrames(same[i-1], same[i]) == 0 {
-			to[same[i]] = same[i-1]
-			same[i] = same[i-1]
+	// Of frames that are the same, each stands at its place among them, the oldest first.
+	place := make([]int32, len(x.frames)) // from 1; 0: nowhere
+	begin := make([]int, len(same)+1)     // where those begin that are the same as the one at a place
+	for i, n := range same {
+		i++
+		place[n] = int32(i)
+		if begin[i] = i; i > 1 && x.compareFrames(same[i-2], n) == 0 {
+			begin[i] = begin[i-1]
 		}
 	}
-	for i := range x.recs {
-		if r := &x.recs[i]; twice[x.frames[r.frame].pack] {
-			if n, ok := to[r.frame]; ok {
-				r.frame = n
+	for from, to := 0, 0; from < len(x.recs); from = to {
+		for to = from + 1; to < len(x.recs) && x.recs[to].id == x.recs[from].id; to++ {
+		}
+		copies := x.recs[from:to]
+		if len(copies) == 1 {
+			continue
+		}
+		slices.SortFunc(copies, func(a, b rec) int {
+			return cmp.Or(cmp.Compare(a.off, b.off), cmp.Compare(a.len, b.len), cmp.Compare(place[a.frame], place[b.frame]), a.compare(&b))
+		})
+		for i := 1; i < len(copies); i++ {
+			a, b := &copies[i-1], &copies[i]
+			if j, k := place[a.frame], place[b.frame]; a.off == b.off && a.len == b.len && j > 0 && k > 0 && begin[j] == begin[k] {
+				b.frame = a.frame
 			}
 		}
+		slices.SortFunc(copies, func(a, b rec) int { return a.compare(&b) })
 	}
 }
 
-// compareFrames orders frames by all that segments say of them but their birth.
+// compareFrames orders frames by all that segments say of them but their birth and their blobs.
 func (x *Index) compareFrames(a, b uint32) int {
 	f, g := &x.frames[a], &x.frames[b]
 	p, q := &x.packs[f.pack], &x.packs[g.pack]
@@ -285,7 +301,7 @@ func (x *Index) Find(dst []Copy, id pack.ID, kind uint8) []Copy {
 			if c := cmp.Or(cmp.Compare(f.present, g.present), cmp.Compare(f.birth, g.birth)); c != 0 || a.Frame == b.Frame {
 				return cmp.Or(c, cmp.Compare(a.Offset, b.Offset), cmp.Compare(a.Length, b.Length))
 			}
-			return x.compareFrames(a.Frame, b.Frame)
+			return cmp.Or(x.compareFrames(a.Frame, b.Frame), cmp.Compare(a.Offset, b.Offset), cmp.Compare(a.Length, b.Length))
 		})
 	}
 	return dst

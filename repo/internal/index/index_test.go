@@ -208,6 +208,27 @@ func TestRewritten(t *testing.T) {
 	}
 }
 
+// Who describes a frame again, with other blobs in it, gives these his own date and not the frame's.
+func TestClaimedFrames(t *testing.T) {
+	a, b, c := pack.ID{1}, pack.ID{2}, pack.ID{3}
+	old := seg{packs: []index.Pack{packOf(1, frame(a, b))}, stored: 100}
+	honest := seg{packs: []index.Pack{packOf(2, frame(c))}, stored: 200}
+	claim := seg{packs: []index.Pack{packOf(1, frame(a, c))}, stored: 300}
+	for _, segs := range [][]seg{{old, honest, claim}, {claim, old, honest, claim}} {
+		x := build(t, nil, segs...)
+		for id, want := range map[pack.ID][]int64{a: {100}, b: {100}, c: {200, 300}} {
+			var births []int64
+			for _, c := range x.Find(nil, id, 1) {
+				births = append(births, x.Frame(c.Frame).Birth)
+			}
+			if !slices.Equal(births, want) {
+				t.Errorf("births of %x: %v, want %v", id[:1], births, want)
+			}
+		}
+		agree(t, x, modelOf(func(pack.ID) index.State { return index.Live }, segs), []pack.ID{a, b, c})
+	}
+}
+
 // Ids that are not uniform: writers are not to be trusted with that.
 func TestHostileIDs(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))

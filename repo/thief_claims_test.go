@@ -1,0 +1,97 @@
+package repo_test
+
+import (
+	"bytes"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/varvebackup/varve/backend/mem"
+	"github.com/varvebackup/varve/crypt"
+	"github.com/varvebackup/varve/pack"
+	"github.com/varvebackup/varve/repo"
+	"github.com/varvebackup/varve/repo/internal/index"
+)
+
+// described is an honest pack as its segment describes it, for a thief to say something else of it.
+func (d *dmgRepo) described(t testing.TB, name string) index.Pack {
+	t.Helper()
+	object := dmgGet(t, d.b, name)
+	dir := dmgMust(pack.ReadDirectory(d.keys, bytes.NewReader(object), int64(len(object))))(t)
+	return index.Pack{ID: dmgID(name), Size: uint32(len(object)), Dir: dir}
+}
+
+// claim puts a segment as a writer's key can seal it.
+func (d *dmgRepo) claim(t testing.TB, packs ...index.Pack) string {
+	t.Helper()
+	writer := dmgMust(d.keys.Restrict(crypt.Writer))(t)
+	object := dmgMust(writer.Seal(crypt.KindSegment, "", index.EncodeSegment(dmgSession(d.keys, "shop", 9), packs)))(t)
+	name := "index/" + dmgHash(object)
+	dmgPut(t, d.b, name, object)
+	return name
+}
+
+// onlyPack returns the pack that is new since before.
+func (d *dmgRepo) onlyPack(t testing.TB, before []string) string {
+	t.Helper()
+	old := map[string]bool{}
+	for _, name := range before {
+		old[name] = true
+	}
+	var found []string
+	for _, name := range dmgNames(t, d.b, "packs/") {
+		if !old[name] {
+			found = append(found, name)
+		}
+	}
+	if len(found) != 1 {
+		t.Fatalf("%d new packs", len(found))
+	}
+	return found[0]
+}
+
+// A thief says of a pack that was stored first, in words that are right but for what its frames hold, that it holds what was stored later. The birth of those frames is not his.
+func TestThiefClaimsOldFrames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dmgNew(t, mem.New(nil))
+		d.backup(t, "shop", dmgTree{"a": dmgRand(1, 300<<10)})
+		first := dmgNames(t, d.b, "packs/")
+		time.Sleep(day)
+		d.backup(t, "shop", dmgTree{"b": dmgRand(2, 200<<10)})
+		second := d.described(t, d.onlyPack(t, first))
+		time.Sleep(day)
+
+		lie := d.described(t, first[0])
+		for i := range lie.Dir.Frames {
+			f := &lie.Dir.Frames[i]
+			kind := lie.Dir.Sections[f.Section].Kind
+			f.Blobs = nil
+			left := f.Plain
+			for _, g := range second.Dir.Frames {
+				for _, b := range g.Blobs {
+					if second.Dir.Sections[g.Section].Kind == kind && b.Length <= left {
+						f.Blobs = append(f.Blobs, b)
+						left -= b.Length
+					}
+				}
+			}
+		}
+		d.claim(t, lie)
+		for range 10 {
+			time.Sleep(day)
+			d.prune(t, nil)
+			d.everything(t, d.open(t))
+		}
+		d.unhurt(t)
+	})
+}
+
+// unhurt checks that nothing that is wrong hurts a snapshot.
+func (d *dmgRepo) unhurt(t testing.TB) {
+	t.Helper()
+	for _, f := range d.check(t, &repo.CheckOptions{ReadData: true}).Findings {
+		if len(f.Snapshots) > 0 || len(f.Paths) > 0 {
+			t.Errorf("%s: %v hurts %v %v", f.Object, f.Err, f.Snapshots, f.Paths)
+		}
+	}
+}

@@ -2,6 +2,10 @@ package repo_test
 
 import (
 	"bytes"
+	"context"
+	"github.com/varvebackup/varve/backend/backendtest"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -94,4 +98,50 @@ func (d *dmgRepo) unhurt(t testing.TB) {
 			t.Errorf("%s: %v hurts %v %v", f.Object, f.Err, f.Snapshots, f.Paths)
 		}
 	}
+}
+
+// A thief claims the nodes of trees, in another length than they have, while the packs that hold them are condemned and a session that saw them before is about to commit.
+func TestThiefClaimsLengths(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dmgNew(t, mem.New(nil))
+		tree := dmgTree{"a": dmgRand(1, 30<<10), "dir/b": dmgRand(2, 30<<10)}
+		d.backup(t, "other", dmgTree{"c": tree["a"], "d": tree["dir/b"]})
+		first := dmgNames(t, d.b, "packs/")
+		d.forget(t, d.backup(t, "shop", tree).ID)
+		old := d.described(t, d.onlyPack(t, first))
+		time.Sleep(12 * day)
+		f := &backendtest.Faulty{Backend: d.b, Before: func(_ context.Context, op backendtest.Op, name string) error {
+			if op != backendtest.Put || !strings.HasPrefix(name, "snapshots/") {
+				return nil
+			}
+			if rep := d.prune(t, nil); rep.Condemned == 0 {
+				t.Errorf("nothing was condemned: %+v", rep)
+			}
+			junk := dmgRand(3, 100<<10)
+			lie := index.Pack{ID: dmgID(dmgHash(junk)), Size: uint32(len(junk)), Dir: &pack.Directory{Sections: old.Dir.Sections}}
+			dmgPut(t, d.b, "packs/"+dmgHash(junk)[:2]+"/"+dmgHash(junk), junk)
+			off := uint32(0)
+			for _, f := range old.Dir.Frames {
+				f.Blobs = slices.Clone(f.Blobs)
+				f.Offset, f.Plain = off, 0
+				for i := range f.Blobs {
+					f.Blobs[i].Length++
+					f.Plain += f.Blobs[i].Length
+				}
+				off += f.Stored
+				lie.Dir.Frames = append(lie.Dir.Frames, f)
+			}
+			d.claim(t, lie)
+			return nil
+		}}
+		r := dmgMust(repo.Open(t.Context(), f, d.key, nil))(t)
+		s := dmgMust(r.Backup(t.Context(), "shop", tree.fs(), nil))(t)
+		d.want[s.ID] = tree
+		for range 6 {
+			time.Sleep(day)
+			d.prune(t, nil)
+			d.everything(t, d.open(t))
+		}
+		d.unhurt(t)
+	})
 }

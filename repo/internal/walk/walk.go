@@ -75,8 +75,8 @@ type Missing struct {
 type Result struct {
 	// Needed has every copy of every needed blob, and of every base that one of those copies needs, through all depths.
 	Needed Bitmap
-	// Reached has, of every blob that a tree names, one copy: the first that Find returns, of content the first of the length that the tree says. What is needed only as a base is
-	// not in it. Whoever deletes chooses which copies stay.
+	// Reached has, of every blob that a tree names, one copy: the first that Find returns of the length that it has: that of content the tree says, that of a node shows when it is read, for
+	// of several copies one may be somebody's claim. What is needed only as a base is not in it, nor a node that cannot be read. Whoever deletes chooses which copies stay.
 	Reached Bitmap
 	// Missing is what could not be followed: what lies below a node in it is not in Needed. Whoever deletes must not when Gone tells of something.
 	Missing []Missing
@@ -166,7 +166,7 @@ func (w *walker) work(ctx context.Context) error {
 		w.stack = w.stack[:len(w.stack)-1]
 		w.busy++
 		w.mu.Unlock()
-		n, err := w.read(ctx, id)
+		n, length, err := w.read(ctx, id)
 		w.mu.Lock()
 		w.busy--
 		if err != nil {
@@ -175,22 +175,31 @@ func (w *walker) work(ctx context.Context) error {
 			}
 			w.miss(id, w.node, false, err)
 		} else {
+			w.reach(id, length)
 			w.follow(n)
 		}
 		w.cond.Broadcast()
 	}
 }
 
-func (w *walker) read(ctx context.Context, id pack.ID) (*tree.Node, error) {
+// read returns a node and its length.
+func (w *walker) read(ctx context.Context, id pack.ID) (*tree.Node, int, error) {
 	b, err := w.load(ctx, id)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	n, err := tree.Parse(b)
 	if err == nil && w.node == Hint && n.Type != tree.TypeList && n.Type != tree.TypeListTree {
 		err = fmt.Errorf("%w: a node of type %d in a list", tree.ErrDamaged, n.Type)
 	}
-	return n, err
+	return n, len(b), err
+}
+
+// reach notes that a node was reached which has so many bytes. w.mu is held.
+func (w *walker) reach(id pack.ID, length int) {
+	w.copies = w.x.Find(w.copies[:0], id, w.node)
+	i := slices.IndexFunc(w.copies, func(c index.Copy) bool { return int(c.Length) == length })
+	w.res.Reached.Set(w.copies[max(i, 0)].Ordinal) // what load read elsewhere may be none of them
 }
 
 // follow adds what a node names. w.mu is held.
@@ -238,7 +247,9 @@ func (w *walker) need(id pack.ID, kind uint8, length uint64, follow bool) {
 			first = 0
 		}
 	}
-	w.res.Reached.Set(w.copies[first].Ordinal)
+	if !follow {
+		w.res.Reached.Set(w.copies[first].Ordinal)
+	}
 	// The first copy stands for the blob: a node that was only marked as somebody's base is yet to be walked.
 	if follow && w.nodes.Set(w.copies[0].Ordinal) {
 		w.stack = append(w.stack, id)

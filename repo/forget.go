@@ -27,7 +27,7 @@ func forgottenName(session string, n int) string {
 
 // oblivion is what signed records say of one snapshot.
 type oblivion struct {
-	next      int       // number of the next word: behind all names that are taken, by whatever
+	next      int       // number of the next word: the first that is free behind the last that counts
 	forgotten bool      // the last of them that counts says so
 	since     time.Time // when the store got that word
 	doubtful  bool      // some word cannot be read any more, and may have said the contrary: what is forgotten stays
@@ -80,15 +80,15 @@ func (r *Repo) forgotten(ctx context.Context) (map[string]oblivion, []*DamageErr
 		at   time.Time
 		undo bool
 	}
-	said := map[string][]word{}
+	said, taken := map[string][]word{}, map[string][]int{}
 	set := map[string]oblivion{}
 	var junk []*DamageError
 	for i, info := range infos {
 		session, n, ok := parseForgotten(info.Name)
 		if ok {
 			o := set[session]
-			o.next = max(o.next, n+1)
 			o.doubtful = o.doubtful || lost[i]
+			taken[session] = append(taken[session], n)
 			set[session] = o
 		}
 		if damage[i] != nil {
@@ -106,6 +106,18 @@ func (r *Repo) forgotten(ctx context.Context) (map[string]oblivion, []*DamageErr
 				o.forgotten, o.since = true, w.at
 			case w.undo && (w.at.Sub(o.since) <= times.undo || broken.lateUnforget):
 				o.forgotten = false
+			}
+			o.next = w.n + 1
+		}
+		set[session] = o
+	}
+	// Junk may have any number, also one that has no next.
+	for session, ns := range taken {
+		slices.Sort(ns)
+		o := set[session]
+		for _, n := range ns {
+			if n == o.next {
+				o.next++
 			}
 		}
 		set[session] = o

@@ -93,6 +93,10 @@ func (r *Repo) tryOpen(ctx context.Context, name string) (*Snapshot, error) {
 		_, _, err := r.fetchSealed(ctx, name, kind)
 		return nil, err
 	}
+	if strings.HasPrefix(name, forgottenPrefix) {
+		_, err := r.readForgotten(ctx, name)
+		return nil, err
+	}
 	o, err := r.openSegment(ctx, name)
 	switch {
 	case errors.Is(err, errVanished):

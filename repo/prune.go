@@ -32,7 +32,7 @@ type PruneOptions struct {
 	Exclusive bool
 	// VoidOpen lets Exclusive close open sessions in a store without put-if-absent, too, where a backup that is just ending may be lost without an error.
 	VoidOpen bool
-	// Condemn names objects under index/, snapshots/ and gc/ that are to be taken for not there, and deleted: junk that keeps Prune from knowing what is needed. What is in order stays, and
+	// Condemn names objects under index/, snapshots/, gc/ and forgotten/ that are to be taken for not there, and deleted: junk that keeps Prune from knowing what is needed. What is in order stays, and
 	// then nothing is deleted (fs.ErrInvalid): segments, records and voids that can be opened, and snapshots that can be restored whole, which Forget is for.
 	Condemn []string
 	// Follow is for a replica, which has no collections of its own: it is the store from which Replicate fills it. What the source freed at least FollowAfter ago, and has not any more, is
@@ -157,8 +157,8 @@ func (p *pruner) run(ctx context.Context) error {
 		return err
 	}
 	for _, name := range p.opts.Condemn {
-		if !strings.HasPrefix(name, indexPrefix) && !strings.HasPrefix(name, snapshotsPrefix) && !strings.HasPrefix(name, gcPrefix) {
-			return fmt.Errorf("%s can't be condemned: only objects under %s, %s and %s: %w", name, indexPrefix, snapshotsPrefix, gcPrefix, fs.ErrInvalid)
+		if prefix, _, _ := strings.Cut(name, "/"); !slices.Contains([]string{indexPrefix, snapshotsPrefix, gcPrefix, forgottenPrefix}, prefix+"/") {
+			return fmt.Errorf("%s can't be condemned: only objects under %s, %s, %s and %s: %w", name, indexPrefix, snapshotsPrefix, gcPrefix, forgottenPrefix, fs.ErrInvalid)
 		}
 		p.junk[name] = true
 	}

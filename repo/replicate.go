@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 
@@ -126,28 +127,36 @@ func (c *copier) round(ctx context.Context) error {
 	return nil
 }
 
-// collections lists candidates, verdicts and dones. A listing that was overtaken by a collection may have a later record and not an earlier one: that one is asked for by its name.
+// collections lists candidates, verdicts and dones. A listing that was overtaken by a collection may have a later record and not an earlier one: that one is asked for by its name. Without
+// a key nobody tells whose a record is, and junk may have any number: so the search ends where a number has nothing.
 func (c *copier) collections(ctx context.Context) (gc [3][]backend.Info, err error) {
-	listed, last := map[string]backend.Info{}, 0
+	listed, numbers := map[string]backend.Info{}, map[int]bool{}
 	for info, err := range c.src.List(ctx, gcPrefix) {
 		if err != nil {
 			return gc, atSource(err)
 		}
 		if _, n, ok := gcKind(info.Name); ok {
-			listed[info.Name], last = info, max(last, n)
+			listed[info.Name], numbers[n] = info, true
 		}
 	}
-	for n := 1; n <= last; n++ {
-		for i, name := range []string{gcName(n), gcName(n) + freeSuffix, gcName(n) + doneSuffix} {
-			info, ok := listed[name]
-			if !ok {
-				if info, err = c.src.Stat(ctx, name); errors.Is(err, fs.ErrNotExist) {
-					continue
-				} else if err != nil {
-					return gc, atSource(err)
+	for _, top := range slices.Sorted(maps.Keys(numbers)) {
+		for n := top; n > 0 && (n == top || !numbers[n]); n-- {
+			numbers[n] = true
+			found := false
+			for i, name := range []string{gcName(n), gcName(n) + freeSuffix, gcName(n) + doneSuffix} {
+				info, ok := listed[name]
+				if !ok {
+					if info, err = c.src.Stat(ctx, name); errors.Is(err, fs.ErrNotExist) {
+						continue
+					} else if err != nil {
+						return gc, atSource(err)
+					}
 				}
+				gc[i], found = append(gc[i], info), true
 			}
-			gc[i] = append(gc[i], info)
+			if !found {
+				break
+			}
 		}
 	}
 	return gc, nil

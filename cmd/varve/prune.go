@@ -96,10 +96,10 @@ What was forgotten is freed nine days later at the earliest.
 
 --exclusive frees at once. Backups that run are closed and fail. In a store without
 put-if-absent this is the only way, and only --void-open closes backups there.
---condemn NAME takes out an object under index/, snapshots/ or gc/ that is damaged
-for good and blocks this, or a snapshot that cannot be restored whole; what only it
-names is lost, so try "varve heal" before. What is in order stays, and then nothing
-is done.
+--condemn NAME takes out an object under index/, snapshots/, gc/ or forgotten/ that
+is damaged for good and blocks this, or a snapshot that cannot be restored whole; what
+only it names is lost, so try "varve heal" before. What is in order stays, and then
+nothing is done.
 
 With --follow, the repository is a replica, and the URL is what "varve replicate"
 fills it from. What the source freed 30 days ago (--follow-after) is freed then, by
@@ -290,7 +290,7 @@ func pruneHint(err error) string {
 	case errors.Is(err, repo.ErrRole):
 		return "prune with a maintainer's or owner's passphrase or key; \"varve key list\" shows the roles that there are"
 	case damaged:
-		return "\"varve check\" tells what is wrong, and \"varve heal\" brings it back from a replica; if it is lost for good, \"varve prune --condemn NAME\" takes an object under index/, snapshots/ or gc/ out"
+		return "\"varve check\" tells what is wrong, and \"varve heal\" brings it back from a replica; if it is lost for good, \"varve prune --condemn NAME\" takes an object under index/, snapshots/, gc/ or forgotten/ out"
 	case errors.Is(err, repo.ErrBusy):
 		return "run it when no backup runs, or with --void-open, which closes them"
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):

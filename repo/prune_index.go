@@ -100,14 +100,18 @@ func (p *pruner) segments(ctx context.Context, s *survey) error {
 	slices.SortFunc(replace, func(a, b backend.Info) int { return strings.Compare(a.Name, b.Name) })
 	p.step("indexing", int64(len(replace)))
 
-	var packs []index.Pack
+	var packs []saidPack
 	var read []string
 	size := 0
 	flush := func() error {
 		if len(read) == 0 {
 			return nil
 		}
-		one, err := p.agree(ctx, packs)
+		one, stay, err := p.agree(ctx, packs)
+		for ; len(stay) > 0 && err == nil; one, stay, err = p.agree(ctx, packs) {
+			read = slices.DeleteFunc(read, func(name string) bool { return stay[name] })
+			packs = slices.DeleteFunc(packs, func(d saidPack) bool { return stay[d.segment] })
+		}
 		if err != nil {
 			return err
 		}
@@ -157,6 +161,7 @@ func (p *pruner) segments(ctx context.Context, s *survey) error {
 		packs, read, size = nil, nil, 0
 		return nil
 	}
+replacing:
 	for _, segment := range replace {
 		name, stored := segment.Name, segment.Modified.Unix()
 		o, err := p.repo.openSegment(ctx, name)
@@ -177,7 +182,9 @@ func (p *pruner) segments(ctx context.Context, s *survey) error {
 				continue
 			}
 			// No writer describes a pack so. The pack itself says what is right.
-			if own, err := p.ownWord(ctx, id, stored); err != nil {
+			if own, err := p.ownWord(ctx, id, stored); errors.Is(err, errUntold) {
+				continue replacing
+			} else if err != nil {
 				return err
 			} else if own != nil {
 				list = append(list, *own)
@@ -185,7 +192,7 @@ func (p *pruner) segments(ctx context.Context, s *survey) error {
 		}
 		for i := range list {
 			if s.view.maint.of(list[i].ID) != index.Freed {
-				packs = append(packs, list[i])
+				packs = append(packs, saidPack{list[i], name})
 				size += index.SegmentSize(list[i : i+1])
 			}
 		}
@@ -200,21 +207,36 @@ func (p *pruner) segments(ctx context.Context, s *survey) error {
 	return flush()
 }
 
-// agree returns each pack once. Where segments say different things of one, the pack itself decides.
-func (p *pruner) agree(ctx context.Context, packs []index.Pack) ([]index.Pack, error) {
-	slices.SortStableFunc(packs, func(a, b index.Pack) int { return bytes.Compare(a.ID[:], b.ID[:]) })
-	var out []index.Pack
+// errUntold says of a pack that it does not tell which of the things is right that segments say of it: its bytes are not those that its name promises. Which of them harm nobody knows
+// then, so those segments stay as they are, until the pack is healed or freed.
+var errUntold = errors.New("a pack does not tell what is in it")
+
+// saidPack is what a segment says of a pack.
+type saidPack struct {
+	index.Pack
+	segment string
+}
+
+// agree returns each pack once. Where segments say different things of one, the pack itself decides; if it cannot, these segments are in stay.
+func (p *pruner) agree(ctx context.Context, packs []saidPack) (out []index.Pack, stay map[string]bool, err error) {
+	slices.SortStableFunc(packs, func(a, b saidPack) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	stay = map[string]bool{}
 	for i := 0; i < len(packs); {
 		j := i + 1
 		same := true
 		for ; j < len(packs) && packs[j].ID == packs[i].ID; j++ {
-			same = same && sameFrames(&packs[i], &packs[j])
+			same = same && sameFrames(&packs[i].Pack, &packs[j].Pack)
 		}
-		one := packs[i]
+		one := packs[i].Pack
 		if !same {
 			own, err := p.ownWord(ctx, one.ID, 0)
-			if err != nil {
-				return nil, err
+			if errors.Is(err, errUntold) {
+				for ; i < j; i++ {
+					stay[packs[i].segment] = true
+				}
+				continue
+			} else if err != nil {
+				return nil, nil, err
 			}
 			if own == nil {
 				i = j
@@ -222,8 +244,8 @@ func (p *pruner) agree(ctx context.Context, packs []index.Pack) ([]index.Pack, e
 			}
 			// A birth counts when what was said of the pack is so.
 			for k := i; k < j; k++ {
-				if sameFrames(own, &packs[k]) {
-					oldestBirths(own, &packs[k])
+				if sameFrames(own, &packs[k].Pack) {
+					oldestBirths(own, &packs[k].Pack)
 				}
 			}
 			for f := range own.Births {
@@ -234,13 +256,13 @@ func (p *pruner) agree(ctx context.Context, packs []index.Pack) ([]index.Pack, e
 			one = *own
 		} else {
 			for k := i + 1; k < j; k++ {
-				oldestBirths(&one, &packs[k])
+				oldestBirths(&one, &packs[k].Pack)
 			}
 		}
 		out = append(out, one)
 		i = j
 	}
-	return out, nil
+	return out, stay, nil
 }
 
 // sameFrames tells whether two descriptions of a pack differ in births at most.
@@ -261,7 +283,7 @@ func oldestBirths(a, b *index.Pack) {
 	}
 }
 
-// ownWord returns what a pack says of itself, with one birth for all frames; nil if it is gone or says nothing.
+// ownWord returns what a pack says of itself, with one birth for all frames; nil if it is gone or says nothing; errUntold if that is not known.
 func (p *pruner) ownWord(ctx context.Context, id pack.ID, birth int64) (*index.Pack, error) {
 	name := packName(id)
 	object, err := p.repo.backend.Get(ctx, name, 0, -1, nil)
@@ -271,7 +293,7 @@ func (p *pruner) ownWord(ctx context.Context, id pack.ID, birth int64) (*index.P
 		return nil, err
 	}
 	if err != nil || crypt.Verify(name, object) != nil {
-		return nil, &blockedError{&DamageError{Object: name, Err: errors.New("its bytes are not those that its name promises")}}
+		return nil, errUntold
 	}
 	dir, err := pack.ReadDirectory(p.repo.keys, bytes.NewReader(object), int64(len(object)))
 	if errors.Is(err, pack.ErrDamaged) {

@@ -216,3 +216,55 @@ func TestThiefNumbers(t *testing.T) {
 		})
 	}
 }
+
+// A thief's pack is not what its name promises, and his segments say what no pack can be, or contradict each other. Collections come to their end all the same, and his things go.
+func TestThiefSaysOddThings(t *testing.T) {
+	for name, lies := range map[string]func(p index.Pack) []index.Pack{
+		"a gap": func(p index.Pack) []index.Pack {
+			p.Dir.Frames[0].Plain++
+			return []index.Pack{p}
+		},
+		"a contradiction": func(p index.Pack) []index.Pack {
+			q := p
+			dir := *p.Dir
+			q.Dir = &dir
+			dir.Frames = slices.Clone(dir.Frames)
+			dir.Frames[0].Counter++
+			return []index.Pack{p, q}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				repo.SetLayout(t, repo.Layout{JoinSegments: 2})
+				d := dmgNew(t, mem.New(nil))
+				s := d.backup(t, "shop", dmgTree{"a": dmgRand(1, 30<<10)})
+				first := dmgNames(t, d.b, "packs/")
+				d.backup(t, "shop", dmgTree{"b": dmgRand(2, 30<<10)})
+				wrong := "packs/ab/ab" + strings.Repeat("0", 62)
+				lie := d.described(t, d.onlyPack(t, first))
+				d.forget(t, s.ID)
+				time.Sleep(12 * day)
+				if rep := d.prune(t, nil); rep.Run != 1 {
+					t.Fatalf("no collection: %+v", rep)
+				}
+				lie.ID = dmgID(wrong)
+				dmgPut(t, d.b, wrong, dmgRand(3, int(lie.Size)))
+				for _, p := range lies(lie) {
+					d.claim(t, p)
+				}
+				for range 10 {
+					time.Sleep(day)
+					if rep, err := d.open(t).Prune(t.Context(), nil); err != nil {
+						t.Errorf("prune: %v (%+v)", err, rep)
+					}
+					d.everything(t, d.open(t))
+				}
+				if slices.Contains(dmgNames(t, d.b, ""), wrong) {
+					t.Error("his pack is there")
+				}
+				d.unhurt(t)
+				d.sound(t)
+			})
+		})
+	}
+}

@@ -237,16 +237,16 @@ func (p *pruner) run(ctx context.Context) error {
 	}
 }
 
-// delete deletes an object, or counts it when it is locked.
-func (p *pruner) delete(ctx context.Context, name string) error {
-	err := p.repo.backend.Delete(ctx, name)
+// delete deletes an object, or counts it when it is locked: then it is not gone.
+func (p *pruner) delete(ctx context.Context, name string) (gone bool, err error) {
+	err = p.repo.backend.Delete(ctx, name)
 	if errors.Is(err, backend.ErrRetained) {
 		p.mu.Lock()
 		p.rep.Retained++
 		p.mu.Unlock()
-		return nil
+		return false, nil
 	}
-	return err
+	return err == nil, err
 }
 
 // finish goes on with an open collection. more: it came to its end.
@@ -506,13 +506,14 @@ func (p *pruner) drop(ctx context.Context, s *survey, gone map[pack.ID]bool) err
 
 // tidy removes manifests that were forgotten long ago, and markers of sessions that are over for good.
 func (p *pruner) tidy(ctx context.Context, s *survey) error {
-	removed := map[string]bool{}
 	for _, snap := range s.expired {
-		if err := p.delete(ctx, snapshotName(snap.ID)); err != nil {
+		gone, err := p.delete(ctx, snapshotName(snap.ID))
+		if err != nil {
 			return err
 		}
-		removed[snap.ID] = true
-		p.rep.Snapshots++
+		if gone {
+			p.rep.Snapshots++
+		}
 	}
 	live := map[string]bool{}
 	for _, snap := range s.roots {
@@ -526,7 +527,7 @@ func (p *pruner) tidy(ctx context.Context, s *survey) error {
 			continue
 		}
 		if broken.voidsRemoved && !live[id] {
-			if err := p.delete(ctx, snapshotName(id)); err != nil {
+			if _, err := p.delete(ctx, snapshotName(id)); err != nil {
 				return err
 			}
 		}

@@ -235,7 +235,7 @@ func (s *sim) decay() {
 	}
 	s.say("%s rots", name)
 	s.stats["rotten"]++
-	s.main.become(name, simObject{s.rot.is, o.modified, o.step})
+	s.main.become(name, simObject{data: s.rot.is, modified: o.modified, step: o.step, until: o.until})
 	for _, a := range s.actors {
 		if a.act != nil {
 			a.act.corrupted = true
@@ -884,7 +884,7 @@ func (s *sim) quiet() {
 	for ; prunes < 40 && (idle < 3 || prunes < 14); prunes++ {
 		time.Sleep(26 * s.cfg.times.lag)
 		s.turn("prune " + strconv.Itoa(prunes))
-		rep, err := r.Prune(ctx, nil)
+		rep, err := r.Prune(ctx, &repo.PruneOptions{Exclusive: s.cfg.plain})
 		if s.cfg.forger && len(s.forged) > 0 && err != nil {
 			return // what came after it may be hurt
 		}

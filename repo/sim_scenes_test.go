@@ -162,7 +162,9 @@ func simHalf(s *sim) (kept [][]byte) {
 	return kept
 }
 
-func simScenes() []simScene { return slices.Concat(simDirected(), simOvertaken(), simFollowed()) }
+func simScenes() []simScene {
+	return slices.Concat(simDirected(), simOvertaken(), simFollowed(), simStores())
+}
 
 func simDirected() []simScene {
 	return []simScene{

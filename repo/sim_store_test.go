@@ -27,7 +27,8 @@ var (
 type simObject struct {
 	data     []byte
 	modified time.Time
-	step     int // when it was put
+	step     int       // when it was put
+	until    time.Time // locked; zero: it is not
 }
 
 // A simStore is the objects of one store. Only one goroutine at a time uses it, but for the quiet phase, which mu is for.
@@ -77,7 +78,7 @@ func (st *simStore) put(name string, data []byte, ifAbsent, roundUp bool) error 
 		return fmt.Errorf("sim: put %s: %w", name, fs.ErrExist)
 	}
 	st.change(name)
-	st.has[name] = simObject{data, st.clock(roundUp), st.sim.steps}
+	st.has[name] = simObject{data: data, modified: st.clock(roundUp), step: st.sim.steps}
 	return nil
 }
 
@@ -100,17 +101,29 @@ func (st *simStore) get(name string) (simObject, error) {
 	return o, nil
 }
 
-func (st *simStore) delete(name string) {
+// lock locks an object until a time.
+func (st *simStore) lock(name string, until time.Time) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if _, ok := st.has[name]; !ok {
-		return
+	o := st.has[name]
+	o.until = until
+	st.has[name] = o
+}
+
+func (st *simStore) delete(name string) error {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if o, ok := st.has[name]; !ok {
+		return nil
+	} else if o.until.After(st.clock(false)) {
+		return fmt.Errorf("sim: delete %s: %w", name, backend.ErrRetained)
 	}
 	if strings.HasPrefix(name, "packs/") || strings.HasPrefix(name, "index/") || strings.HasPrefix(name, "snapshots/") {
 		st.deletions++
 	}
 	st.change(name)
 	delete(st.has, name)
+	return nil
 }
 
 // list returns what was there at a time, by name.
@@ -169,6 +182,7 @@ type simOp struct {
 	name     string
 	data     []byte // of a put; the object's, of a get
 	ifAbsent bool
+	until    time.Time // of a put: it locks the object; of a stat: it is locked
 	off, n   int64
 	retried  int
 	held     bool // somebody has slept before it
@@ -225,7 +239,9 @@ func (op *simOp) carryOut(roundUp bool) {
 	st := op.store
 	switch op.kind {
 	case simPut:
-		op.err = st.put(op.name, op.data, op.ifAbsent, roundUp)
+		if op.err = st.put(op.name, op.data, op.ifAbsent, roundUp); op.err == nil && !op.until.IsZero() {
+			st.lock(op.name, op.until)
+		}
 	case simGet:
 		var o simObject
 		if o, op.err = st.get(op.name); op.err == nil {
@@ -243,7 +259,7 @@ func (op *simOp) carryOut(roundUp bool) {
 	case simStat:
 		var o simObject
 		if o, op.err = st.get(op.name); op.err == nil {
-			op.info = backend.Info{Name: op.name, Size: int64(len(o.data)), Modified: o.modified}
+			op.info, op.until = backend.Info{Name: op.name, Size: int64(len(o.data)), Modified: o.modified}, o.until
 		}
 	case simList:
 		lag := time.Duration(0)
@@ -252,8 +268,7 @@ func (op *simOp) carryOut(roundUp bool) {
 		}
 		op.began, op.err = st.list(op.name, lag), nil
 	case simDelete:
-		st.delete(op.name)
-		op.err = nil
+		op.err = st.delete(op.name)
 	}
 }
 
@@ -262,7 +277,14 @@ func (b *simBackend) Put(ctx context.Context, name string, r io.ReaderAt, size i
 	if _, err := r.ReadAt(data, 0); err != nil && err != io.EOF {
 		return err
 	}
-	return b.do(ctx, &simOp{kind: simPut, name: name, data: data, ifAbsent: o != nil && o.IfAbsent})
+	op := &simOp{kind: simPut, name: name, data: data}
+	if cfg := &b.store.sim.cfg; o != nil {
+		if o.IfAbsent && cfg.plain || !o.Retain.IsZero() && cfg.lock == 0 {
+			return fmt.Errorf("sim: put %s: %w", name, errors.ErrUnsupported)
+		}
+		op.ifAbsent, op.until = o.IfAbsent, o.Retain.Until
+	}
+	return b.do(ctx, op)
 }
 
 func (b *simBackend) Get(ctx context.Context, name string, off, n int64, dst []byte) ([]byte, error) {
@@ -296,4 +318,23 @@ func (b *simBackend) List(ctx context.Context, prefix string) iter.Seq2[backend.
 
 func (b *simBackend) Delete(ctx context.Context, name string) error {
 	return b.do(ctx, &simOp{kind: simDelete, name: name})
+}
+
+// Retention implements backend.Retainer.
+func (b *simBackend) Retention(ctx context.Context, name, version string) (backend.Retention, error) {
+	op := &simOp{kind: simStat, name: name}
+	if err := b.do(ctx, op); err != nil || !op.until.After(b.store.clock(false)) {
+		return backend.Retention{}, err
+	}
+	return backend.Retention{Mode: backend.Compliance, Until: op.until}, nil
+}
+
+// Retain implements backend.Retainer.
+func (b *simBackend) Retain(ctx context.Context, name, version string, r backend.Retention) error {
+	return fmt.Errorf("sim: retain %s: %w", name, errors.ErrUnsupported)
+}
+
+// Shorten implements backend.Retainer.
+func (b *simBackend) Shorten(ctx context.Context, name, version string, r backend.Retention) error {
+	return fmt.Errorf("sim: shorten %s: %w", name, errors.ErrUnsupported)
 }

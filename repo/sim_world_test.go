@@ -61,6 +61,8 @@ type simConfig struct {
 	skew                                                                  time.Duration
 	cache, keepOpen                                                       float64
 	deltas, forger, many                                                  bool
+	plain                                                                 bool          // the stores have no put-if-absent
+	lock                                                                  time.Duration // of what is put; 0: none
 }
 
 func simConfigOf(seed uint64) simConfig {
@@ -296,7 +298,11 @@ func newSim(t *testing.T, seed uint64, cfg simConfig) *sim {
 	direct := &simBackend{store: s.main}
 	key, err := crypt.NewKey()
 	if err == nil {
-		_, _, err = repo.Create(ctx, direct, key, nil)
+		o := &repo.Options{}
+		if cfg.lock > 0 {
+			o.Lock = repo.Lock{Mode: backend.Compliance, Period: cfg.lock}
+		}
+		_, _, err = repo.Create(ctx, direct, key, o)
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/zeebo/blake3"
+
 	"github.com/varvebackup/varve/crypt"
 	"github.com/varvebackup/varve/pack"
 	"github.com/varvebackup/varve/repo/internal/collect"
@@ -277,24 +279,41 @@ func Deltas(t testing.TB, want func(data []byte) bool) *int {
 
 // ForgeClaims puts, as the thief of a writer's key could, a pack of junk and a segment that claims that some pieces of content are in it.
 func ForgeClaims(ctx context.Context, r *Repo, contents [][]byte) error {
-	s, err := r.begin(ctx, "forged")
-	if err != nil {
-		return err
-	}
-	defer s.end(ctx, false)
+	return ForgePack(ctx, r, contents, 1, func(b []byte) {
+		for i := range b {
+			b[i] ^= byte(i*7 + 1)
+		}
+	}, nil)
+}
+
+// ForgePack puts, as the thief of a writer's key could, a pack that claims pieces of content, some of them in each frame, and a segment that names it. spoil, if not nil, changes the bytes
+// of a frame, and change what the segment says.
+func ForgePack(ctx context.Context, r *Repo, contents [][]byte, each int, spoil func([]byte), change func(*pack.Directory)) error {
+	return forgePack(ctx, r, contents, each, spoil, change, false)
+}
+
+func forgePack(ctx context.Context, r *Repo, contents [][]byte, each int, spoil func([]byte), change func(*pack.Directory), junk bool) error {
+	first := contents[0]
 	w := pack.NewWriter(r.keys, nil)
 	key, err := pack.NewSectionKey(r.keys, crypt.SectionContent)
 	if err != nil {
 		return err
 	}
 	enc := pack.NewEncoder()
-	for _, c := range contents {
-		junk := make([]byte, len(c))
-		for i := range junk {
-			junk[i] = c[i] ^ byte(i*7+1)
+	for len(contents) > 0 {
+		n := min(each, len(contents))
+		var data []byte
+		var blobs []pack.Blob
+		for _, c := range contents[:n] {
+			data = append(data, c...)
+			blobs = append(blobs, pack.Blob{ID: r.id(crypt.SectionContent, c), Length: uint32(len(c))})
 		}
-		f, sealed := enc.Encode(nil, key, junk)
-		f.Blobs = []pack.Blob{{ID: r.id(crypt.SectionContent, c), Length: uint32(len(c))}}
+		contents = contents[n:]
+		if spoil != nil {
+			spoil(data)
+		}
+		f, sealed := enc.Encode(nil, key, data)
+		f.Blobs = blobs
 		if err := w.Add(key.Section, f, sealed); err != nil {
 			return err
 		}
@@ -303,11 +322,68 @@ func ForgeClaims(ctx context.Context, r *Repo, contents [][]byte) error {
 	if err != nil {
 		return err
 	}
-	if err := s.putPack(ctx, id, data); err != nil {
+	if change != nil {
+		change(dir)
+	}
+	if junk {
+		// As long as the pack would be, the same bytes each time, under the name that they have.
+		data = bytes.Repeat(first[:1], len(data))
+		id = blake3.Sum256(data)
+	}
+	return forgeSegment(ctx, r, index.Pack{ID: id, Size: uint32(len(data)), Dir: dir}, data)
+}
+
+// ForgeDescription puts, as the thief of a writer's key could, a segment that says of a pack what change makes of the pack's own word.
+func ForgeDescription(ctx context.Context, r *Repo, name string, change func(*pack.Directory)) error {
+	id, ok := parsePackName(name)
+	if !ok {
+		return errNoSuchName
+	}
+	object, err := r.backend.Get(ctx, name, 0, -1, nil)
+	if err != nil {
 		return err
 	}
-	_, err = s.putSegment(ctx, []index.Pack{{ID: id, Size: uint32(len(data)), Dir: dir}})
+	dir, err := pack.ReadDirectory(r.keys, bytes.NewReader(object), int64(len(object)))
+	if err != nil {
+		return err
+	}
+	change(dir)
+	return forgeSegment(ctx, r, index.Pack{ID: id, Size: uint32(len(object)), Dir: dir}, nil)
+}
+
+// ForgeJunk is ForgePack of what is no pack.
+func ForgeJunk(ctx context.Context, r *Repo, contents [][]byte, change func(*pack.Directory)) error {
+	return forgePack(ctx, r, contents, 1, nil, change, true)
+}
+
+// forgeSegment puts a segment, and the pack that it names unless that is there.
+func forgeSegment(ctx context.Context, r *Repo, n index.Pack, data []byte) error {
+	s, err := r.begin(ctx, "forged")
+	if err != nil {
+		return err
+	}
+	defer s.end(ctx, false)
+	if data != nil {
+		if err := s.putPack(ctx, n.ID, data); err != nil {
+			return err
+		}
+	}
+	_, err = s.putSegment(ctx, []index.Pack{n})
 	return err
+}
+
+// OldestBirth returns the oldest birth of the copies of some content that can be relied upon, and 0 if there is none.
+func OldestBirth(ctx context.Context, r *Repo, data []byte) (birth int64, pack string, err error) {
+	v, err := r.ownView(ctx)
+	if err != nil {
+		return 0, "", err
+	}
+	for _, c := range v.x.Find(nil, r.id(crypt.SectionContent, data), crypt.SectionContent) {
+		if f := v.x.Frame(c.Frame); v.x.Present(c.Frame) && (birth == 0 || f.Birth < birth) {
+			birth, pack = f.Birth, packName(v.x.Pack(f.Pack).ID)
+		}
+	}
+	return birth, pack, nil
 }
 
 // Unneeded returns the indexed packs of which no snapshot that is listed or may be taken back needs any copy of anything.

@@ -163,7 +163,7 @@ func simHalf(s *sim) (kept [][]byte) {
 }
 
 func simScenes() []simScene {
-	return slices.Concat(simDirected(), simOvertaken(), simFollowed(), simStores())
+	return slices.Concat(simDirected(), simOvertaken(), simFollowed(), simStores(), simClaimed())
 }
 
 func simDirected() []simScene {

@@ -41,7 +41,7 @@ func (p *pruner) examine(ctx context.Context) error {
 	if len(snaps) == 0 {
 		return nil
 	}
-	v, err := r.lookWithout(ctx, nil, unread)
+	v, err := r.lookWithout(ctx, nil, unread, r.listIndex)
 	switch {
 	case err != nil:
 		return err

@@ -122,7 +122,7 @@ func (r *Repo) survey(ctx context.Context, now time.Time, later func() time.Time
 	if err := r.surveySnapshots(ctx, s, now, junk); err != nil {
 		return nil, err
 	}
-	if s.view, err = r.lookWithout(ctx, nil, junk); err != nil {
+	if s.view, err = r.lookWithout(ctx, nil, junk, r.listDated); err != nil {
 		return nil, err
 	}
 	if len(s.view.maint.lost) > 0 {

@@ -268,3 +268,28 @@ func TestThiefSaysOddThings(t *testing.T) {
 		})
 	}
 }
+
+// In a store that keeps versions and lets a writer replace, a thief claims what is stored, and then puts the segments that say where it is once more, as they are. The store dates them anew.
+func TestThiefPutsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dmgNew(t, mem.New(&mem.Options{Versions: true}))
+		d.backup(t, "shop", dmgTree{"a": dmgRand(1, 30<<10), "b": dmgRand(2, 30<<10)})
+		honest := dmgNames(t, d.b, "index/")
+		lie := d.described(t, dmgNames(t, d.b, "packs/")[0])
+		time.Sleep(day)
+		junk := dmgRand(3, int(lie.Size))
+		dmgPut(t, d.b, "packs/"+dmgHash(junk)[:2]+"/"+dmgHash(junk), junk)
+		lie.ID = dmgID(dmgHash(junk))
+		d.claim(t, lie)
+		time.Sleep(day)
+		for _, name := range honest {
+			dmgPut(t, d.b, name, dmgGet(t, d.b, name))
+		}
+		for range 8 {
+			time.Sleep(day)
+			d.prune(t, nil)
+			d.everything(t, d.open(t))
+		}
+		d.sound(t)
+	})
+}

@@ -70,17 +70,17 @@ func (r *Repo) loadView(ctx context.Context) (*view, error) {
 
 // look is loadView for readers, who have no use for that knowledge. What is in strays is found as well.
 func (r *Repo) look(ctx context.Context, strays []stray) (*view, error) {
-	return r.lookWithout(ctx, strays, nil)
+	return r.lookWithout(ctx, strays, nil, r.listIndex)
 }
 
-// lookWithout is look for a repository without some segments.
-func (r *Repo) lookWithout(ctx context.Context, strays []stray, junk map[string]bool) (*view, error) {
+// lookWithout is look for a repository without some segments. list is listIndex, or listDated.
+func (r *Repo) lookWithout(ctx context.Context, strays []stray, junk map[string]bool, list func(context.Context, map[string]bool) ([]backend.Info, error)) (*view, error) {
 	const tries = 10
 	for try := 1; ; try++ {
 		var listed []backend.Info
 		if broken.indexFirst {
 			var err error
-			if listed, err = r.listIndex(ctx, junk); err != nil {
+			if listed, err = list(ctx, junk); err != nil {
 				return nil, err
 			}
 		}
@@ -89,7 +89,7 @@ func (r *Repo) lookWithout(ctx context.Context, strays []stray, junk map[string]
 			return nil, fmt.Errorf("read the state of maintenance: %w", err)
 		}
 		if !broken.indexFirst {
-			if listed, err = r.listIndex(ctx, junk); err != nil {
+			if listed, err = list(ctx, junk); err != nil {
 				return nil, fmt.Errorf("read the index: %w", err)
 			}
 		}
@@ -123,6 +123,30 @@ func (r *Repo) listIndex(ctx context.Context, junk map[string]bool) (all []backe
 		}
 		if !junk[info.Name] {
 			all = append(all, info)
+		}
+	}
+	return all, nil
+}
+
+// listDated is listIndex for the collector, which goes by births: a segment is as old as its oldest version. Where versions are kept, and objects may be replaced, somebody could put a segment again as
+// it is, and all that it names would be younger than what was claimed meanwhile; so it is with one that was healed. Nobody knows the name of a segment before there is one.
+func (r *Repo) listDated(ctx context.Context, junk map[string]bool) ([]backend.Info, error) {
+	all, err := r.listIndex(ctx, junk)
+	if err != nil {
+		return nil, err
+	}
+	place := make(map[string]int, len(all))
+	for i := range all {
+		place[all[i].Name] = i
+	}
+	for v, err := range backend.Versions(ctx, r.backend.Backend, indexPrefix) {
+		if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrPermission) {
+			break // the newest is all that there is to go by
+		} else if err != nil {
+			return nil, err
+		}
+		if i, ok := place[v.Name]; ok && !v.Deleted && v.Modified.Before(all[i].Modified) {
+			all[i].Modified = v.Modified
 		}
 	}
 	return all, nil

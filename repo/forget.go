@@ -101,6 +101,13 @@ func (r *Repo) forgotten(ctx context.Context) (map[string]oblivion, []*DamageErr
 		slices.SortFunc(words, func(a, b word) int { return a.n - b.n })
 		o := set[session]
 		for _, w := range words {
+			if w.undo && o.forgotten && w.at.Sub(o.since) > times.undo {
+				// It may have been put again since, as it is: by whoever may replace, or by Heal. That is not what makes it late.
+				var err error
+				if w.at, err = r.oldest(ctx, forgottenName(session, w.n), w.at); err != nil {
+					return nil, nil, err
+				}
+			}
 			switch {
 			case !w.undo && !o.forgotten:
 				o.forgotten, o.since = true, w.at
@@ -123,6 +130,21 @@ func (r *Repo) forgotten(ctx context.Context) (map[string]oblivion, []*DamageErr
 		set[session] = o
 	}
 	return set, junk, nil
+}
+
+// oldest returns when the store got the first version of an object, newest where it keeps none.
+func (r *Repo) oldest(ctx context.Context, name string, newest time.Time) (time.Time, error) {
+	for v, err := range backend.Versions(ctx, r.backend.Backend, name) {
+		if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrPermission) {
+			break // the newest is all that there is to go by
+		} else if err != nil {
+			return newest, err
+		}
+		if v.Name == name && !v.Deleted && v.Modified.Before(newest) {
+			newest = v.Modified
+		}
+	}
+	return newest, nil
 }
 
 // parseForgotten takes apart the name of an object under forgotten/.

@@ -293,3 +293,26 @@ func TestThiefPutsAgain(t *testing.T) {
 		d.sound(t)
 	})
 }
+
+// The same with the word that takes a forgotten snapshot back: dated after the undo window, it would count no more.
+func TestThiefPutsWordsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dmgNew(t, mem.New(&mem.Options{Versions: true}))
+		s := d.backup(t, "shop", dmgTree{"a": dmgRand(1, 30<<10)})
+		d.backup(t, "shop", dmgTree{"b": dmgRand(2, 30<<10)})
+		d.forget(t, s.ID)
+		if err := d.open(t).Unforget(t.Context(), s.ID); err != nil {
+			t.Fatal(err)
+		}
+		delete(d.gone, s.ID)
+		time.Sleep(12 * day)
+		word := "forgotten/" + s.ID + ".1"
+		dmgPut(t, d.b, word, dmgGet(t, d.b, word))
+		for range 6 {
+			d.prune(t, nil)
+			d.everything(t, d.open(t))
+			time.Sleep(day)
+		}
+		d.sound(t)
+	})
+}

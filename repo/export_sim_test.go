@@ -121,6 +121,12 @@ func Manifest(ctx context.Context, r *Repo, session string) (*Snapshot, error) {
 	return r.openSnapshot(ctx, snapshotName(session))
 }
 
+// TakesBack tells of a word under forgotten/ whether it takes back.
+func TakesBack(ctx context.Context, r *Repo, name string) bool {
+	undo, err := r.readForgotten(ctx, name)
+	return err == nil && undo
+}
+
 // SnapshotName is where the commit of a session is.
 func SnapshotName(session string) string { return snapshotName(session) }
 

@@ -271,6 +271,19 @@ func simFollowed() []simScene {
 			s.end(f, s.follows(f))
 			s.end(w, nil)
 		}, []string{"followNoLag"}},
+		{"a word that takes back too late comes to a replica with the one before it", simFollower, func(s *sim) {
+			w, m, c := s.who("w0"), s.who("m0"), s.who("copy")
+			s.end(w, s.backs(w, "shop", simTree(simRange(0, 6)...)))
+			s.end(w, s.backs(w, "shop", simTree(simRange(6, 9)...)))
+			id := s.last(w)
+			s.end(m, s.forgets(id))
+			s.advance(s.cfg.times.undo + 10*time.Second)
+			s.end(m, s.unforgets(id))
+			s.end(c, s.replicates(c))
+			if !s.forgottenAt(s.replica, id).forgotten {
+				s.fail("a late word", "%s is forgotten at the source, and listed at the replica", id)
+			}
+		}, nil},
 		{"a source that lost everything without a signature", simFollower, func(s *sim) {
 			simGarbage(s)
 			c, f := s.who("copy"), s.who("follow")

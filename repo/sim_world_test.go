@@ -675,7 +675,7 @@ func (s *sim) watch(op *simOp) {
 			}
 		}
 	case op.kind == simPut && strings.HasPrefix(op.name, "forgotten/") && strings.HasPrefix(act.kind, "unforget"):
-		s.undo[op.name] = true
+		s.undo[op.name] = repo.TakesBack(context.Background(), s.oracle(s.main), op.name)
 	case op.kind == simDelete && act.kind == "follow" && op.store == s.replica:
 		s.watchFollower(op)
 	case op.kind == simDelete && strings.HasPrefix(op.name, "packs/"):

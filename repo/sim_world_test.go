@@ -530,7 +530,7 @@ func (s *sim) lagOf(op *simOp) time.Duration {
 	if s.lags != nil {
 		return s.lags(op)
 	}
-	if a.act == nil || a.act.exclusive || a.home != s.main || a.act.kind != "backup" && a.act.kind != "prune" || !s.chance(0.4) {
+	if a.act == nil || a.act.exclusive || a.home != s.main || a.act.kind != "backup" && a.act.kind != "prune" || s.cfg.lagAll && !s.chance(0.4) {
 		return 0
 	}
 	lag := s.cfg.times.lag

@@ -34,8 +34,7 @@ var broken struct {
 	noBases           bool // nor what they have bases in
 	youngBirths       bool // copies keep the birth
 	forgetNow         bool // forgotten snapshots are roots until the undo window is over
-	noSlack           bool // and two days more
-	lateUnforget      bool // a word that takes back counts within the window
+	finalBlind        bool // it takes a word that stands, behind all others, to let one go
 	skipUnreadable    bool // a manifest that cannot be opened blocks
 	skipMissing       bool // a blob that is not to be found blocks
 	existsIsMine      bool // what is there already is compared

@@ -78,7 +78,7 @@ func Seeds() map[string][][]byte {
 		"config":     encode(&config{Repository: id[:16], Created: at, Streams: params{"gear", 1, 2, 3}, Files: params{"rabin", 4, 5, 6}}, &config{NoPutIfAbsent: true}),
 		"candidates": encode(&packList{N: 1, Packs: [][]byte{}}, &packList{N: 1, Packs: [][]byte{id, bytes.Repeat([]byte{8}, 32)}}),
 		"done":       encode(&doneRecord{N: 1}, &doneRecord{N: 1 << 30}),
-		"forgotten":  encode(&sessionRecord{Session: session}, &sessionRecord{Session: session, Time: &at}),
+		"forgotten":  encode(&sessionRecord{Session: session}, &sessionRecord{Session: session, Time: &at}, &sessionRecord{Session: session, Time: &at, Undo: true}, &sessionRecord{Session: session, Time: &at, Final: true}),
 		"hints":      append(hintSeed(), nil),
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/varvebackup/varve/pack"
 	"github.com/varvebackup/varve/repo/internal/collect"
 	"github.com/varvebackup/varve/repo/internal/index"
+	"github.com/varvebackup/varve/repo/internal/tree"
 	"github.com/varvebackup/varve/repo/internal/walk"
 )
 
@@ -121,10 +122,15 @@ func Manifest(ctx context.Context, r *Repo, session string) (*Snapshot, error) {
 	return r.openSnapshot(ctx, snapshotName(session))
 }
 
-// TakesBack tells of a word under forgotten/ whether it takes back.
-func TakesBack(ctx context.Context, r *Repo, name string) bool {
-	undo, err := r.readForgotten(ctx, name)
-	return err == nil && undo
+// Word reads a word under forgotten/ from its bytes: whether it takes back, or lets go.
+func Word(r *Repo, name string, object []byte) (undo, final bool, err error) {
+	_, body, err := r.openObject(name, object, crypt.KindForgotten)
+	if err != nil {
+		return false, false, err
+	}
+	var rec sessionRecord
+	err = tree.Unmarshal(body, &rec)
+	return rec.Undo, rec.Final, err
 }
 
 // SnapshotName is where the commit of a session is.

@@ -97,18 +97,17 @@ func (p *pruner) follow(ctx context.Context) error {
 	if p.opts.DryRun {
 		later = p.never
 	}
-	s, err := r.survey(ctx, p.now, later, nil, settle)
+	s, err := r.survey(ctx, p.gone, later, nil, settle)
 	if err != nil || s == nil {
 		return err
 	}
-	// What is forgotten on both sides for so long that the source does not keep it whole is no root here.
+	// What the source has let go is no root here, for it may not have come whole; it goes when both sides have had that word for long.
 	s.roots, s.expired = nil, nil
 	for _, snap := range s.snaps {
 		here, o := s.said[snap.ID], saidThere[snap.ID]
-		age := there.Sub(o.since) - times.undo - times.slack
-		if !here.forgotten || here.doubtful || !o.forgotten || o.doubtful || age <= 0 {
+		if !here.final || !o.final {
 			s.roots = append(s.roots, snap)
-		} else if age > after && p.now.Sub(here.since) > after && !held[snapshotName(snap.ID)] {
+		} else if there.Sub(o.ended) > after && p.now.Sub(here.ended) > after && !held[snapshotName(snap.ID)] {
 			s.expired = append(s.expired, snap)
 		}
 	}

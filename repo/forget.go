@@ -30,22 +30,21 @@ type oblivion struct {
 	next      int       // number of the next word: the first that is free behind the last that counts
 	forgotten bool      // the last of them that counts says so
 	since     time.Time // when the store got that word
+	final     bool      // a collection has let it go: nothing of it has to be there
+	ended     time.Time // when the store got that word
+	listed    int       // words, junk too, with numbers below next
 	doubtful  bool      // some word cannot be read any more, and may have said the contrary: what is forgotten stays
 }
 
-// over tells whether the undo window and the slack behind it are over, so that nothing of the snapshot has to be there.
-func (o oblivion) over(now time.Time) bool {
-	if !o.forgotten || o.doubtful {
-		return false
-	}
-	age := now.Sub(o.since)
-	return age > times.undo+times.slack || broken.noSlack && age > times.undo || broken.forgetNow
+// due tells whether the undo window and the slack behind it are over, so that a collection may let the snapshot go.
+func (o oblivion) due(now time.Time) bool {
+	return o.forgotten && !o.final && !o.doubtful && (now.Sub(o.since) > times.undo+times.slack || broken.forgetNow)
 }
 
 // forgotten returns what records under forgotten/ say, by session. Records that nobody signed, or that are damaged, come back as junk.
 //
-// The words on a snapshot count in the order of their numbers. One that takes back counts only if the store got it within the undo window; later the collector may have acted
-// on the one before. All times are the store's, so all who read them agree.
+// The words on a snapshot count in the order of their numbers, and none behind the final one. No clock has a say, so all who read them agree, at a replica too, where they came in
+// their own time.
 func (r *Repo) forgotten(ctx context.Context) (map[string]oblivion, []*DamageError, error) {
 	var infos []backend.Info
 	for info, err := range r.backend.List(ctx, forgottenPrefix) {
@@ -54,18 +53,18 @@ func (r *Repo) forgotten(ctx context.Context) (map[string]oblivion, []*DamageErr
 		}
 		infos = append(infos, info)
 	}
-	damage, undo, lost := make([]*DamageError, len(infos)), make([]bool, len(infos)), make([]bool, len(infos))
+	damage, recs, lost := make([]*DamageError, len(infos)), make([]sessionRecord, len(infos)), make([]bool, len(infos))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
 	for i, info := range infos {
 		g.Go(func() (err error) {
-			undo[i], err = r.readForgotten(gctx, info.Name)
+			recs[i], err = r.readForgotten(gctx, info.Name)
 			if d, ok := errors.AsType[*DamageError](err); ok {
 				damage[i] = d
 				if lost[i], err = r.rotten(gctx, info.Name, err); err == nil && !lost[i] {
 					// It may have been read wrong, once.
 					if again, aerr := r.readForgotten(gctx, info.Name); aerr == nil {
-						undo[i], damage[i] = again, nil
+						recs[i], damage[i] = again, nil
 					}
 				}
 			}
@@ -76,9 +75,9 @@ func (r *Repo) forgotten(ctx context.Context) (map[string]oblivion, []*DamageErr
 		return nil, nil, err
 	}
 	type word struct {
-		n    int
-		at   time.Time
-		undo bool
+		n   int
+		at  time.Time
+		rec *sessionRecord
 	}
 	said, taken := map[string][]word{}, map[string][]int{}
 	set := map[string]oblivion{}
@@ -95,23 +94,22 @@ func (r *Repo) forgotten(ctx context.Context) (map[string]oblivion, []*DamageErr
 			junk = append(junk, damage[i])
 			continue
 		}
-		said[session] = append(said[session], word{n, info.Modified, undo[i]})
+		said[session] = append(said[session], word{n, info.Modified, &recs[i]})
 	}
 	for session, words := range said {
 		slices.SortFunc(words, func(a, b word) int { return a.n - b.n })
 		o := set[session]
 		for _, w := range words {
-			if w.undo && o.forgotten && w.at.Sub(o.since) > times.undo {
-				// It may have been put again since, as it is: by whoever may replace, or by Heal. That is not what makes it late.
-				var err error
-				if w.at, err = r.oldest(ctx, forgottenName(session, w.n), w.at); err != nil {
-					return nil, nil, err
-				}
-			}
 			switch {
-			case !w.undo && !o.forgotten:
+			case o.final:
+			case w.rec.Final:
+				if !o.forgotten {
+					o.forgotten, o.since = true, w.at // the word before it is lost
+				}
+				o.final, o.ended = true, w.at
+			case !w.rec.Undo && !o.forgotten:
 				o.forgotten, o.since = true, w.at
-			case w.undo && (w.at.Sub(o.since) <= times.undo || broken.lateUnforget):
+			case w.rec.Undo:
 				o.forgotten = false
 			}
 			o.next = w.n + 1
@@ -126,25 +124,13 @@ func (r *Repo) forgotten(ctx context.Context) (map[string]oblivion, []*DamageErr
 			if n == o.next {
 				o.next++
 			}
+			if n < o.next {
+				o.listed++
+			}
 		}
 		set[session] = o
 	}
 	return set, junk, nil
-}
-
-// oldest returns when the store got the first version of an object, newest where it keeps none.
-func (r *Repo) oldest(ctx context.Context, name string, newest time.Time) (time.Time, error) {
-	for v, err := range backend.Versions(ctx, r.backend.Backend, name) {
-		if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrPermission) {
-			break // the newest is all that there is to go by
-		} else if err != nil {
-			return newest, err
-		}
-		if v.Name == name && !v.Deleted && v.Modified.Before(newest) {
-			newest = v.Modified
-		}
-	}
-	return newest, nil
 }
 
 // parseForgotten takes apart the name of an object under forgotten/.
@@ -158,31 +144,30 @@ func parseForgotten(name string) (session string, n int, ok bool) {
 	return session, n, validSession(session)
 }
 
-// readForgotten reads a word, and tells whether it takes back.
-func (r *Repo) readForgotten(ctx context.Context, name string) (undo bool, err error) {
+// readForgotten reads a word.
+func (r *Repo) readForgotten(ctx context.Context, name string) (rec sessionRecord, err error) {
 	session, _, ok := parseForgotten(name)
 	if !ok {
-		return false, &DamageError{Object: name, Err: errNoSuchName}
+		return rec, &DamageError{Object: name, Err: errNoSuchName}
 	}
 	_, body, err := r.openSealed(ctx, name, crypt.KindForgotten)
 	if err != nil {
-		return false, err
+		return rec, err
 	}
-	var rec sessionRecord
 	if err := tree.Unmarshal(body, &rec); err != nil {
-		return false, &DamageError{Object: name, Err: err}
+		return rec, &DamageError{Object: name, Err: err}
 	}
 	if rec.Session != session {
-		return false, &DamageError{Object: name, Err: fmt.Errorf("it forgets %s", rec.Session)}
+		return rec, &DamageError{Object: name, Err: fmt.Errorf("it forgets %s", rec.Session)}
 	}
-	return rec.Undo, nil
+	return rec, nil
 }
 
-// UndoWindow is how long after Forget a snapshot can be taken back, by the store's clock.
+// UndoWindow is how long after Forget a snapshot can surely be taken back, by the store's clock. A Prune that comes two days later or more lets it go.
 const UndoWindow = 7 * 24 * time.Hour
 
 // Forget marks snapshots, named by their ids, as forgotten: they are not listed any more, and can be taken back by Unforget for UndoWindow. What only they need stays until that and two
-// days have passed; then Prune frees it. One that is forgotten already is left as it is.
+// days have passed; then the next Prune lets them go. One that is forgotten already is left as it is.
 //
 // ErrRole: a writer forgets nothing. fs.ErrNotExist: there is no such snapshot; *DamageError: it cannot be opened. Nothing was forgotten then. ErrBusy: somebody else forgot it or took it
 // back at the same time. After this and other errors some may be forgotten; the same call goes on.
@@ -195,11 +180,11 @@ func (r *Repo) Forget(ctx context.Context, ids ...string) error {
 }
 
 // ErrTooLate says that what was forgotten can't be taken back any more.
-var ErrTooLate = errors.New("repo: it was forgotten too long ago")
+var ErrTooLate = errors.New("repo: it was forgotten too long ago, and a prune has let it go")
 
 // Unforget takes back snapshots that were forgotten, named by their ids. One that is not forgotten is left as it is.
 //
-// ErrTooLate: the store got the word to forget more than a week ago. ErrRole, fs.ErrNotExist, *DamageError and ErrBusy: as in Forget.
+// ErrTooLate: a Prune has let it go, which it does not do within UndoWindow. ErrRole, fs.ErrNotExist, *DamageError and ErrBusy: as in Forget.
 func (r *Repo) Unforget(ctx context.Context, ids ...string) error {
 	err := r.own.say(ctx, ids, false)
 	if err != nil {
@@ -221,6 +206,9 @@ func (r *Repo) say(ctx context.Context, ids []string, forget bool) error {
 		if !validSession(id) {
 			return fmt.Errorf("%q is no snapshot's id: %w", id, fs.ErrNotExist)
 		}
+		if o := set[id]; o.final && !forget {
+			return fmt.Errorf("%w: %s, which was forgotten %s", ErrTooLate, id, o.since.UTC().Format(time.RFC3339))
+		}
 		s, err := r.openSnapshot(ctx, snapshotName(id))
 		if err != nil {
 			return err
@@ -233,42 +221,59 @@ func (r *Repo) say(ctx context.Context, ids []string, forget bool) error {
 		if set[id].forgotten == forget {
 			continue
 		}
-		if err := r.sayOne(ctx, id, set[id], forget); err != nil {
+		said, err := r.sayOne(ctx, set[id].next, &sessionRecord{Session: id, Undo: !forget})
+		if err != nil {
 			return err
+		}
+		if !said {
+			return fmt.Errorf("%w: somebody else said something of %s at the same time", ErrBusy, id)
 		}
 		r.outdated()
 	}
 	return nil
 }
 
-func (r *Repo) sayOne(ctx context.Context, id string, o oblivion, forget bool) error {
-	name := forgottenName(id, o.next)
-	body, err := tree.Marshal(&sessionRecord{Session: id, Time: tree.TimeOf(time.Now()), Undo: !forget})
+// sayOne puts the nth word on a snapshot. said is false if there is one already.
+func (r *Repo) sayOne(ctx context.Context, n int, rec *sessionRecord) (said bool, err error) {
+	name := forgottenName(rec.Session, n)
+	rec.Time = tree.TimeOf(time.Now())
+	body, err := tree.Marshal(rec)
 	if err != nil {
-		return err
+		return false, err
 	}
 	object, err := r.keys.Seal(crypt.KindForgotten, name, body)
 	if err != nil {
-		return err
+		return false, err
 	}
-	if err := backend.PutBytes(ctx, r.backend, name, object, &backend.PutOptions{IfAbsent: true}); errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("%w: somebody else said something of %s at the same time", ErrBusy, id)
-	} else if err != nil {
-		return err
+	err = backend.PutBytes(ctx, r.backend, name, object, &backend.PutOptions{IfAbsent: true})
+	if errors.Is(err, fs.ErrExist) {
+		return false, nil
 	}
-	if forget {
+	return err == nil, err
+}
+
+// letGo puts the final word on what was forgotten so long ago that it need not be kept. It counts only where no other word comes first: what takes a snapshot back has the same name.
+func (p *pruner) letGo(ctx context.Context) error {
+	r := p.repo
+	if broken.finalBlind {
 		return nil
 	}
-	info, err := r.backend.Stat(ctx, name)
+	set, _, err := r.forgotten(ctx)
 	if err != nil {
 		return err
 	}
-	if age := info.Modified.Sub(o.since); age > times.undo && !broken.lateUnforget {
-		// A replica dates words to when they came to it, so this one may count there. The next one says once more what holds.
-		if err := r.sayOne(ctx, id, oblivion{next: o.next + 1}, true); err != nil && !errors.Is(err, ErrBusy) {
+	for _, id := range sortedKeys(set) {
+		o := set[id]
+		if !o.due(p.now) {
+			continue
+		}
+		// A list may lag, or have been overtaken. A word that it left out may have taken the snapshot back, and one that forgot it again began the window anew.
+		if o.listed < o.next {
+			continue
+		}
+		if _, err := r.sayOne(ctx, o.next, &sessionRecord{Session: id, Final: true}); err != nil {
 			return err
 		}
-		return fmt.Errorf("%w: %s was forgotten %v ago, and can be taken back for %v", ErrTooLate, id, age.Round(time.Second), times.undo)
 	}
 	return nil
 }

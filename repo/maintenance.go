@@ -33,6 +33,7 @@ type sessionRecord struct {
 	Session string     `cbor:"1,keyasint"`
 	Time    *tree.Time `cbor:"2,keyasint,omitempty"`
 	Undo    bool       `cbor:"3,keyasint,omitempty"` // of what is forgotten: it is not
+	Final   bool       `cbor:"4,keyasint,omitempty"` // it is, whatever comes after
 }
 
 // maintenance is what signed records say: which packs not to rely upon.

@@ -28,7 +28,7 @@ type PruneOptions struct {
 	DryRun bool
 	// MaxRepack bounds the bytes of packs that are copied because too little of them is needed. 0: no bound; negative: none is copied.
 	MaxRepack int64
-	// Exclusive frees at once. Sessions that are open are closed: their backups fail with ErrVoid.
+	// Exclusive frees at once. Sessions that are open are closed: their backups fail with ErrVoid. It is for stores whose lists are up to date (S3 and disks are): no time is left for one that lags.
 	Exclusive bool
 	// VoidOpen lets Exclusive close open sessions in a store without put-if-absent, too, where a backup that is just ending may be lost without an error.
 	VoidOpen bool
@@ -180,7 +180,7 @@ func (p *pruner) run(ctx context.Context) error {
 			return p.follow(ctx)
 		}
 		p.rep.TakenOut = sortedKeys(p.junk)
-		s, err := r.marked(ctx, p.now, p.never, p.junk, nil)
+		s, err := r.marked(ctx, p.gone, p.never, p.junk, nil)
 		if err != nil {
 			return err
 		}
@@ -205,6 +205,9 @@ func (p *pruner) run(ctx context.Context) error {
 		return p.follow(ctx)
 	}
 	if err := p.takeOut(ctx); err != nil {
+		return err
+	}
+	if err := p.letGo(ctx); err != nil {
 		return err
 	}
 	// First what is open comes to its end; then the next one begins, which ends at once only if nobody has to be waited for.
@@ -267,7 +270,7 @@ func (p *pruner) finish(ctx context.Context, run *collection) (more bool, err er
 			return false, nil
 		}
 		p.step("waiting for sessions", 0)
-		s, err = r.marked(ctx, p.now, p.later, p.junk, func(seen map[string]*seenSession) (bool, error) { return p.settle(ctx, seen, limit) })
+		s, err = r.marked(ctx, p.gone, p.later, p.junk, func(seen map[string]*seenSession) (bool, error) { return p.settle(ctx, seen, limit) })
 		if err != nil {
 			return false, err
 		}
@@ -281,7 +284,7 @@ func (p *pruner) finish(ctx context.Context, run *collection) (more bool, err er
 		for _, id := range run.verdict.Packs {
 			s.view.maint.state[pack.ID(id)] = index.Freed
 		}
-	} else if s, err = r.survey(ctx, p.now, p.later, p.junk, nil); err != nil {
+	} else if s, err = r.survey(ctx, p.gone, p.later, p.junk, nil); err != nil {
 		return false, err
 	}
 	p.large = s.view.x.Len() > 1<<20
@@ -296,6 +299,11 @@ func (p *pruner) finish(ctx context.Context, run *collection) (more bool, err er
 
 // later returns a time of the store that is surely not before anything that it has dated by now.
 func (p *pruner) later() time.Time { return p.now.Add(time.Since(p.begun)).Add(time.Second) }
+
+// gone tells whether a snapshot need not be kept. A dry run says no final words, and takes them for said.
+func (p *pruner) gone(o oblivion) bool {
+	return o.final || (p.opts.DryRun || broken.finalBlind) && o.due(p.now)
+}
 
 // never is later for a dry run: it puts nothing, so what time it is by the store's clock is not known, and nothing hangs on it.
 func (p *pruner) never() time.Time { return p.now.AddDate(100, 0, 0) }
@@ -353,7 +361,7 @@ func (p *pruner) settle(ctx context.Context, seen map[string]*seenSession, limit
 				return false, err
 			}
 		}
-		if said[id].over(p.now) {
+		if said[id].final {
 			continue
 		}
 		if err := r.putVoid(ctx, id); err != nil {
@@ -547,7 +555,7 @@ func (p *pruner) tidy(ctx context.Context, s *survey) error {
 func (p *pruner) begin(ctx context.Context, gc *maintenance) (began bool, err error) {
 	r := p.repo
 	p.step("looking", 0)
-	s, err := r.marked(ctx, p.now, p.later, p.junk, nil)
+	s, err := r.marked(ctx, p.gone, p.later, p.junk, nil)
 	if err != nil {
 		return false, err
 	}

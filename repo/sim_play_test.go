@@ -653,16 +653,17 @@ func (s *sim) explained(a *simActor, act *simAction) {
 type simWords struct {
 	forgotten bool
 	age       time.Duration // since it was, by the store's clock
-	window    time.Duration
-	changed   int // step of the last word
+	final     bool
+	since     time.Time // when the store got the word that forgets
+	ended     time.Time // and the final one
+	changed   int       // step of the last word
 }
 
-// lasting tells whether it was forgotten so long ago that it need not be there.
-func (w *simWords) lasting() bool { return w.forgotten && w.age > w.window }
+// lasting tells whether a collector let it go, so that it need not be there.
+func (w *simWords) lasting() bool { return w.final }
 
 func (s *sim) forgottenAt(st *simStore, id string) *simWords {
-	w := &simWords{window: s.cfg.times.undo + s.cfg.times.slack - 2*time.Second}
-	var since time.Time
+	w := &simWords{}
 	for n := 0; ; n++ {
 		name := "forgotten/" + id
 		if n > 0 {
@@ -672,15 +673,21 @@ func (s *sim) forgottenAt(st *simStore, id string) *simWords {
 		if err != nil {
 			break
 		}
+		undo, final, err := repo.Word(s.oracle(s.main), name, o.data)
+		if err != nil || w.final {
+			continue
+		}
 		w.changed = max(w.changed, o.step)
 		switch {
-		case !s.undo[name] && !w.forgotten:
-			w.forgotten, since = true, o.modified
-		case s.undo[name] && o.modified.Sub(since) <= s.cfg.times.undo:
+		case final:
+			w.final, w.ended = true, o.modified
+		case undo:
 			w.forgotten = false
+		case !w.forgotten:
+			w.forgotten, w.since = true, o.modified
 		}
 	}
-	w.age = st.clock(false).Sub(since)
+	w.age = st.clock(false).Sub(w.since)
 	return w
 }
 
@@ -936,7 +943,7 @@ func (s *sim) garbage(r *repo.Repo) {
 	for id := range s.snaps {
 		if m, err := repo.Manifest(ctx, o, id); err == nil && m != nil {
 			live[id] = true
-			if s.forgottenAt(s.main, id).lasting() {
+			if w := s.forgottenAt(s.main, id); w.forgotten && w.age > s.cfg.times.undo+s.cfg.times.slack+60*s.cfg.times.lag {
 				s.fail("garbage", "%s was forgotten long ago", id)
 			}
 		}

@@ -119,6 +119,18 @@ func (s *sim) last(a *simActor) string {
 	return slices.Max(ids)
 }
 
+// lists tells whether a store lists a snapshot, for those who restore.
+func (s *sim) lists(st *simStore, id string) bool {
+	for sn, err := range s.oracle(st).Snapshots(context.Background(), repo.Filter{}) {
+		if err != nil {
+			s.fail("a reader", "%v", err)
+		} else if sn.ID == id {
+			return true
+		}
+	}
+	return false
+}
+
 func (s *sim) forgets(ids ...string) *simAction {
 	return &simAction{kind: "forget", run: func(ctx context.Context, r *repo.Repo) error { return r.Forget(ctx, ids...) }}
 }
@@ -365,6 +377,9 @@ func simDirected() []simScene {
 			s.end(n, s.forgets(id))
 			s.age()
 			s.upTo(n, s.prunes(n, repo.PruneOptions{MaxRepack: -1}), isVerdict)
+			done := s.upTo(m, nil, func(op *simOp) bool { return simOpIs(simPut, "gc/")(op) && strings.HasSuffix(op.name, ".done") })
+			s.release(done)
+			s.crash(m)
 			s.end(m, nil)
 			// Freed was what neither needs; what only the other one takes for garbage is dead for nobody.
 			x := s.who("w0")
@@ -420,23 +435,83 @@ func simDirected() []simScene {
 		}, nil},
 		{"unforget at the edge of the window", nil, func(s *sim) {
 			w, m := s.who("w0"), s.who("m0")
-			for _, late := range []time.Duration{0, time.Second} {
+			until := s.cfg.times.undo + s.cfg.times.slack
+			for _, late := range []bool{false, true} {
 				time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second)))
 				s.end(w, s.backs(w, "shop", simTree(simRange(0, 6)...)))
 				id := s.last(w)
 				s.end(m, s.forgets(id))
-				s.advance(s.cfg.times.undo + late)
-				err := s.end(m, s.unforgets(id))
-				if late == 0 && err != nil || late > 0 && !errors.Is(err, repo.ErrTooLate) {
-					s.fail("the undo window", "%v after its edge: %v", late, err)
+				if s.advance(until); late {
+					s.advance(time.Second)
 				}
-				s.advance(s.cfg.times.slack + 2*s.cfg.times.lag)
+				s.end(m, s.prunes(m, repo.PruneOptions{}))
+				if err := s.end(m, s.unforgets(id)); errors.Is(err, repo.ErrTooLate) != late || err != nil && !late {
+					s.fail("the undo window", "after its edge %v: %v", late, err)
+				}
 				for range 2 {
+					s.advance(until)
 					s.end(m, s.prunes(m, repo.PruneOptions{}))
-					s.lag()
 				}
 			}
-		}, []string{"lateUnforget"}},
+		}, nil},
+		{"a word that takes back, and the one that lets go", func(c *simConfig) { c.maintainers = 2 }, func(s *sim) {
+			w, m, n := s.who("w0"), s.who("m0"), s.who("m1")
+			for _, first := range []*simActor{m, n} {
+				s.end(w, s.backs(w, "shop", simTree(simRange(0, 6)...)))
+				id := s.last(w)
+				s.end(m, s.forgets(id))
+				s.age()
+				says := simOpIs(simPut, "forgotten/")
+				s.upTo(m, s.prunes(m, repo.PruneOptions{Exclusive: true}), says)
+				act := s.unforgets(id)
+				s.upTo(n, act, says)
+				s.end(first, nil)
+				s.end(m, nil)
+				s.end(n, nil)
+				if taken := errors.Is(act.err, repo.ErrBusy); taken != (first == m) || act.err != nil && !taken {
+					s.fail("two words at once", "%v", act.err)
+				}
+				if err := s.end(n, s.unforgets(id)); first == m && !errors.Is(err, repo.ErrTooLate) {
+					s.fail("two words at once", "afterwards: %v", err)
+				}
+			}
+			// One that has read what is forgotten, and has not looked yet at what is needed.
+			s.end(w, s.backs(w, "shop", simTree(simRange(0, 6)...)))
+			id := s.last(w)
+			s.end(m, s.forgets(id))
+			s.age()
+			s.upTo(m, s.prunes(m, repo.PruneOptions{Exclusive: true}), simOpIs(simGet, "snapshots/"))
+			if err := s.end(n, s.unforgets(id)); !errors.Is(err, repo.ErrTooLate) {
+				s.fail("two words at once", "too late: %v", err)
+			}
+			s.end(m, nil)
+		}, []string{"finalBlind"}},
+		{"words that come to a replica in their own time", func(c *simConfig) { c.replica = true }, func(s *sim) {
+			w, m, c := s.who("w0"), s.who("m0"), s.who("copy")
+			s.end(w, s.backs(w, "shop", simTree(simRange(0, 6)...)))
+			id := s.last(w)
+			s.end(m, s.forgets(id))
+			s.end(c, s.replicates(c))
+			s.advance(s.cfg.times.undo - time.Minute)
+			s.end(m, s.unforgets(id))
+			s.age()
+			s.end(c, s.replicates(c))
+			if s.forgottenAt(s.replica, id).forgotten || !s.lists(s.replica, id) {
+				s.fail("words at a replica", "%s was taken back in time", id)
+			}
+			s.end(m, s.forgets(id))
+			s.age()
+			s.end(m, s.prunes(m, repo.PruneOptions{}))
+			if err := s.end(m, s.unforgets(id)); !errors.Is(err, repo.ErrTooLate) {
+				s.fail("words at a replica", "%v", err)
+			}
+			s.lag()
+			s.end(m, s.prunes(m, repo.PruneOptions{}))
+			s.end(c, s.replicates(c))
+			if s.lists(s.replica, id) {
+				s.fail("words at a replica", "%s was let go", id)
+			}
+		}, nil},
 		{"a forgotten snapshot can be taken back although a collector ran", nil, func(s *sim) {
 			w, m := s.who("w0"), s.who("m0")
 			s.end(w, s.backs(w, "shop", simTree(simRange(0, 6)...)))
@@ -453,16 +528,16 @@ func simDirected() []simScene {
 			s.end(m, s.forgets(id))
 			s.advance(s.cfg.times.undo - 10*time.Second)
 			s.end(m, s.unforgets(id))
-			s.advance(20 * time.Second)
+			s.advance(20*time.Second + s.cfg.times.slack)
 			s.lags = func(op *simOp) time.Duration {
 				if op.name == "forgotten/" {
-					return time.Minute
+					return time.Minute + s.cfg.times.slack
 				}
 				return 0
 			}
 			s.end(m, s.prunes(m, repo.PruneOptions{Exclusive: true}))
 			s.lags = nil
-		}, []string{"noSlack"}},
+		}, []string{"finalBlind"}},
 		{"a word that takes back and cannot be read", nil, func(s *sim) {
 			w, m := s.who("w0"), s.who("m0")
 			s.end(w, s.backs(w, "shop", simTree(simRange(0, 6)...)))

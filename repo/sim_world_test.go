@@ -102,6 +102,7 @@ func simConfigOf(seed uint64) simConfig {
 	case 1:
 		c.lagSessions = true
 	}
+	c.exclusive = c.exclusive && !c.lagAll && !c.lagSessions // it has no lag to wait out
 	c.roundUp = !c.lagSessions && rng.IntN(3) == 0
 	if rng.IntN(3) == 0 {
 		c.skew = time.Duration(rng.Int64N(int64(40*time.Hour))) - 20*time.Hour
@@ -176,7 +177,6 @@ type sim struct {
 	actors  []*simActor
 	snaps   map[string]*simSnap
 	forged  map[string]bool
-	undo    map[string]bool // words under forgotten/ that take back
 	steps   int
 	current string // whose turn it is
 	late    []*simOp
@@ -282,7 +282,7 @@ func simContent(family, version int) []byte {
 const simFamilies, simVersions = 5, 5
 
 func newSim(t *testing.T, seed uint64, cfg simConfig) *sim {
-	s := &sim{t: t, seed: seed, cfg: cfg, rng: rand.New(rand.NewPCG(seed, 2)), skew: cfg.skew, snaps: map[string]*simSnap{}, forged: map[string]bool{}, undo: map[string]bool{}, oracles: map[*simStore]*repo.Repo{},
+	s := &sim{t: t, seed: seed, cfg: cfg, rng: rand.New(rand.NewPCG(seed, 2)), skew: cfg.skew, snaps: map[string]*simSnap{}, forged: map[string]bool{}, oracles: map[*simStore]*repo.Repo{},
 		roles: map[crypt.Role]crypt.RawKey{}, seen: map[*simStore]int{}, stats: map[string]int{}, log: sha256.New(), draws: map[string]uint64{}}
 	s.main, s.replica = newSimStore(s, "main"), newSimStore(s, "replica")
 	tm := cfg.times
@@ -674,8 +674,11 @@ func (s *sim) watch(op *simOp) {
 				s.snaps[id] = sn
 			}
 		}
-	case op.kind == simPut && strings.HasPrefix(op.name, "forgotten/") && strings.HasPrefix(act.kind, "unforget"):
-		s.undo[op.name] = repo.TakesBack(context.Background(), s.oracle(s.main), op.name)
+	case op.kind == simPut && strings.HasPrefix(op.name, "forgotten/") && act.kind == "prune":
+		id, _, _ := strings.Cut(strings.TrimPrefix(op.name, "forgotten/"), ".")
+		if w := s.forgottenAt(s.main, id); !w.final || w.ended.Sub(w.since) <= s.cfg.times.undo+s.cfg.times.slack-2*time.Second {
+			s.fail("the undo window", "%s lets go what was forgotten at %v", op.name, w.since)
+		}
 	case op.kind == simDelete && act.kind == "follow" && op.store == s.replica:
 		s.watchFollower(op)
 	case op.kind == simDelete && strings.HasPrefix(op.name, "packs/"):

@@ -84,8 +84,8 @@ func (e *blockedError) Error() string {
 func (e *blockedError) Unwrap() error { return e.err }
 
 // survey lists everything. settle, if not nil, is called with the sessions before anything else is listed, and says whether to go on. Objects in junk are taken for not there.
-// now is a time of the store that surely is over, and later returns one that is not before anything that it has dated by now.
-func (r *Repo) survey(ctx context.Context, now time.Time, later func() time.Time, junk map[string]bool, settle func(map[string]*seenSession) (bool, error)) (*survey, error) {
+// gone tells whether a snapshot need not be kept, and later returns a time of the store that is not before anything that it has dated by now.
+func (r *Repo) survey(ctx context.Context, gone func(oblivion) bool, later func() time.Time, junk map[string]bool, settle func(map[string]*seenSession) (bool, error)) (*survey, error) {
 	s := &survey{taken: map[string]bool{}}
 	var err error
 	if s.sessions, err = r.listSessions(ctx); err != nil {
@@ -119,7 +119,7 @@ func (r *Repo) survey(ctx context.Context, now time.Time, later func() time.Time
 	if s.said, _, err = r.forgotten(ctx); err != nil {
 		return nil, err
 	}
-	if err := r.surveySnapshots(ctx, s, now, junk); err != nil {
+	if err := r.surveySnapshots(ctx, s, gone, junk); err != nil {
 		return nil, err
 	}
 	if s.view, err = r.lookWithout(ctx, nil, junk, r.listDated); err != nil {
@@ -146,7 +146,7 @@ func notLater(now, t time.Time, name string) error {
 }
 
 // surveySnapshots reads snapshots/.
-func (r *Repo) surveySnapshots(ctx context.Context, s *survey, now time.Time, junk map[string]bool) error {
+func (r *Repo) surveySnapshots(ctx context.Context, s *survey, gone func(oblivion) bool, junk map[string]bool) error {
 	names, err := listNames(ctx, r.backend, snapshotsPrefix)
 	if err != nil {
 		return err
@@ -163,7 +163,7 @@ func (r *Repo) surveySnapshots(ctx context.Context, s *survey, now time.Time, ju
 	}
 	names = slices.DeleteFunc(names, func(n string) bool { return junk[n] })
 	found := make([]*Snapshot, len(names))
-	gone := make([]bool, len(names))
+	absent := make([]bool, len(names))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
 	for i, name := range names {
@@ -171,7 +171,7 @@ func (r *Repo) surveySnapshots(ctx context.Context, s *survey, now time.Time, ju
 			snap, err := r.openSnapshot(gctx, name)
 			switch {
 			case errors.Is(err, fs.ErrNotExist):
-				gone[i] = true
+				absent[i] = true
 				return nil // collected since it was listed
 			case errors.Is(err, crypt.ErrSignature):
 				return nil // a void that nobody signed counts for nothing
@@ -190,7 +190,7 @@ func (r *Repo) surveySnapshots(ctx context.Context, s *survey, now time.Time, ju
 		return err
 	}
 	for i, snap := range found {
-		if gone[i] {
+		if absent[i] {
 			continue
 		}
 		s.taken[sessionOf(names[i])] = true
@@ -198,7 +198,7 @@ func (r *Repo) surveySnapshots(ctx context.Context, s *survey, now time.Time, ju
 			continue
 		}
 		s.snaps = append(s.snaps, snap)
-		if s.said[snap.ID].over(now) {
+		if gone(s.said[snap.ID]) {
 			s.expired = append(s.expired, snap)
 		} else {
 			s.roots = append(s.roots, snap)
@@ -208,10 +208,10 @@ func (r *Repo) surveySnapshots(ctx context.Context, s *survey, now time.Time, ju
 }
 
 // marked is survey and mark. What is missing may have been freed by somebody else since it was listed: then all begins anew.
-func (r *Repo) marked(ctx context.Context, now time.Time, later func() time.Time, junk map[string]bool, settle func(map[string]*seenSession) (bool, error)) (*survey, error) {
+func (r *Repo) marked(ctx context.Context, gone func(oblivion) bool, later func() time.Time, junk map[string]bool, settle func(map[string]*seenSession) (bool, error)) (*survey, error) {
 	const tries = 10
 	for try := 1; ; try++ {
-		s, err := r.survey(ctx, now, later, junk, settle)
+		s, err := r.survey(ctx, gone, later, junk, settle)
 		if err != nil || s == nil {
 			return nil, err
 		}

@@ -53,8 +53,8 @@ func (a *app) forgetCmd() *cobra.Command {
 		Short: "Forget snapshots by rules, or by name",
 		Long: `Forget the snapshots of a series, or of each series, that no rule keeps; or those
 that are named. What is forgotten is not listed any more. It can be taken back by
-"varve unforget" for a week; two days after that "varve prune" frees it. It takes a
-maintainer's or owner's key.
+"varve unforget" for a week; two days after that the next "varve prune" lets it go. It
+takes a maintainer's or owner's key.
 
 --keep-daily 7 keeps the newest snapshot of each of the newest 7 days on which there
 is one; hours, ISO weeks, months and years likewise. Days are those of --time-zone.

@@ -79,7 +79,7 @@ func TestOblivion(t *testing.T) {
 	at := time.Date(2026, 11, 20, 3, 0, 0, 0, time.Local)
 	for d, want := range map[time.Duration]string{
 		time.Hour:                      "(forgotten 2026-11-20 03:00:00, can be taken back until 2026-11-27 03:00:00)",
-		repo.UndoWindow + 48*time.Hour: "(forgotten 2026-11-20 03:00:00, could be taken back until 2026-11-27 03:00:00)",
+		repo.UndoWindow + 48*time.Hour: "(forgotten 2026-11-20 03:00:00, can be taken back until a prune lets it go)",
 	} {
 		if got := oblivion(at, at.Add(d)); got != want {
 			t.Errorf("%v: %s", d, got)

@@ -185,7 +185,7 @@ func (a *app) snapshotTable(all []snapshotJSON) error {
 func oblivion(forgotten, now time.Time) string {
 	until := forgotten.Add(repo.UndoWindow)
 	if now.After(until) {
-		return fmt.Sprintf("(forgotten %s, could be taken back until %s)", local(forgotten), local(until))
+		return fmt.Sprintf("(forgotten %s, can be taken back until a prune lets it go)", local(forgotten))
 	}
 	return fmt.Sprintf("(forgotten %s, can be taken back until %s)", local(forgotten), local(until))
 }

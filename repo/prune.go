@@ -93,7 +93,7 @@ const (
 //
 // Packs of which a fifth is not needed, and small ones, are copied to new packs first: frame by frame, without being opened; an owner's key also takes frames apart of which little is needed.
 //
-// ErrRole: it takes a maintainer's or an owner's key. ErrBusy: Exclusive in a store without put-if-absent while sessions are open. *DamageError: it is not known what is
+// ErrRole: it takes a maintainer's or an owner's key. ErrBusy: Exclusive in a store without put-if-absent while sessions are open, or this process slept for days. *DamageError: it is not known what is
 // needed, because something is missing or damaged, so nothing was condemned or freed: Check tells more, Heal may bring it back, and Condemn takes junk out. fs.ErrNotExist: there is no
 // such object to condemn, so nothing was done. fs.ErrInvalid: options that do not go together, or what is condemned is in order. errors.ErrUnsupported: a store without put-if-absent
 // frees only exclusively. ErrNoRepository: there is none in Follow. context.Cause(ctx), when ctx ends.
@@ -197,7 +197,9 @@ func (p *pruner) run(ctx context.Context) error {
 	defer m.end(ctx, false)
 	p.own = m.id
 	info, err := r.backend.Stat(ctx, markerName(m.id))
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: this process slept for so long that another prune took it for dead", ErrBusy)
+	} else if err != nil {
 		return err
 	}
 	p.now = info.Modified

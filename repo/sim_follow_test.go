@@ -37,7 +37,8 @@ func (s *sim) followsWith(a *simActor, o repo.PruneOptions) *simAction {
 		return err
 	}
 	act.after = func(err error) {
-		if err != nil && !act.crashed {
+		// A segment that could not be read at the source is not at the replica, until it is replicated again.
+		if _, damage := errors.AsType[*repo.DamageError](err); err != nil && !act.crashed && !(damage && s.tainted) {
 			s.unless(act, err)
 		}
 	}

@@ -235,6 +235,7 @@ func (s *sim) decay() {
 	}
 	s.say("%s rots", name)
 	s.stats["rotten"]++
+	s.tainted = true
 	s.main.become(name, simObject{data: s.rot.is, modified: o.modified, step: o.step, until: o.until})
 	for _, a := range s.actors {
 		if a.act != nil {
@@ -435,7 +436,7 @@ func (s *sim) pruneWith(a *simActor, o *repo.PruneOptions) *simAction {
 		return err
 	}
 	act.after = func(err error) {
-		if err != nil && !act.crashed {
+		if err != nil && !act.crashed && !errors.Is(err, repo.ErrBusy) {
 			s.explained(a, act)
 		}
 	}
@@ -568,6 +569,9 @@ func (s *sim) copies(a *simActor, heal, back bool) *simAction {
 		return err
 	}
 	act.after = func(err error) {
+		if err == nil && !act.crashed && !act.corrupted {
+			s.tainted = false
+		}
 		// What a dead replicator had under way looks like somebody else's when it comes between two lists.
 		if err == nil || act.crashed || errors.Is(err, repo.ErrNoRepository) || act.overtaken && errors.Is(err, repo.ErrExists) || strings.Contains(err.Error(), "it changes while it is copied") {
 			return

@@ -218,6 +218,18 @@ func simDirected() []simScene {
 			s.end(m, nil)
 			s.end(m, s.unforgets(id))
 		}, nil},
+		{"a collector that sleeps until its marker is taken for a dead one's", func(c *simConfig) { c.maintainers = 2 }, func(s *sim) {
+			simGarbage(s)
+			m, n := s.who("m0"), s.who("m1")
+			s.upTo(m, s.prunes(m, repo.PruneOptions{}), simOpIs(simStat, "sessions/"))
+			for range 3 {
+				s.advance(s.cfg.times.expire + s.cfg.times.slack)
+				s.end(n, s.prunes(n, repo.PruneOptions{}))
+			}
+			if err := s.end(m, nil); !errors.Is(err, repo.ErrBusy) {
+				s.fail("a sleeper", "%v", err)
+			}
+		}, nil},
 		{"a writer that sleeps for 60 hours before its commit", nil, func(s *sim) {
 			simGarbage(s)
 			w, m := s.who("w1"), s.who("m0")

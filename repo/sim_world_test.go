@@ -181,6 +181,7 @@ type sim struct {
 	current string // whose turn it is
 	late    []*simOp
 	rot     *simRot
+	tainted bool      // something rotted that a replicator may have left out since
 	mover   *simActor // whose turn it is until something telling comes, if the run is coarse
 	oracles map[*simStore]*repo.Repo
 	owner   crypt.RawKey

@@ -659,6 +659,22 @@ func simDirected() []simScene {
 			s.end(w, s.backs(w, "other", simTree(simRange(30, 36)...)))
 			s.end(m, nil)
 		}, []string{"removeUnread"}},
+		{"a reader of what a thief claims, while the store fails", func(c *simConfig) { c.forger, c.replica = true, true }, func(s *sim) {
+			w, thief, c, rr := s.who("w0"), s.who("thief"), s.who("copy"), s.who("rr")
+			s.end(w, s.backs(w, "shop", simTree(simRange(0, 3)...)))
+			honest := s.main.names("packs/")
+			s.advance(time.Minute)
+			s.end(thief, s.forging())
+			s.end(c, s.replicates(c)) // where all are of one age
+			s.fails = func(op *simOp) bool {
+				return op.actor == rr && op.kind == simGet && slices.Contains(honest[1:], op.name)
+			}
+			for n := range honest {
+				honest[0], honest[n] = honest[n], honest[0] // but one
+				s.end(rr, s.reading(rr))
+			}
+			s.fails = nil
+		}, nil},
 		{"a forged segment that one list has and the next one lacks", func(c *simConfig) { c.forger = true }, func(s *sim) {
 			repo.SetLayout(s.t, repo.Layout{JoinSegments: 2})
 			w, m, thief := s.who("w0"), s.who("m0"), s.who("thief")

@@ -200,6 +200,7 @@ type sim struct {
 	listed func(op *simOp, name string) bool
 	lags   func(op *simOp) time.Duration
 	splits func(op *simOp) bool
+	fails  func(op *simOp) bool // whether it fails
 	drops  bool                 // what is under way in a crash never comes
 	flips  func(op *simOp) bool // whether what is read is not what is there
 
@@ -593,7 +594,7 @@ func (s *sim) release(op *simOp) {
 			}
 		}
 		outcome = fmt.Sprintf("%d listed", len(op.listed))
-	case s.chance(s.cfg.fail):
+	case s.chance(s.cfg.fail), s.fails != nil && s.fails(op):
 		op.err, outcome, act.failed = errSim, "fails", true
 		if s.chance(0.3) {
 			s.postpone(op)

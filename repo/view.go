@@ -391,7 +391,7 @@ func (v *view) hint(ctx context.Context, id pack.ID) ([]byte, error) {
 	return v.blob(ctx, id, crypt.SectionHint)
 }
 
-// blob returns a blob from the first of its copies that is whole. The error of the first is returned when none is: a *DamageError, ErrRole, or the backend's.
+// blob returns a blob from the first of its copies that is whole. Else the error is that of the first that could not be asked (ErrRole, or the backend's), for it may be whole, or a *DamageError when none is.
 func (v *view) blob(ctx context.Context, id pack.ID, kind uint8) ([]byte, error) {
 	return v.blobIn(ctx, id, kind, &chain{})
 }
@@ -427,7 +427,7 @@ func (v *view) blobIn(ctx context.Context, id pack.ID, kind uint8, ch *chain) ([
 		if ctx.Err() != nil {
 			return nil, err
 		}
-		if first == nil {
+		if first == nil || damaged(first) && !damaged(err) {
 			first = err
 		}
 	}
@@ -684,4 +684,10 @@ func (v *view) putRoom(b []byte) {
 		v.sealed = slices.Delete(v.sealed, 0, 1)
 	}
 	v.sealed = append(v.sealed, b[:0])
+}
+
+// damaged tells whether an error is about what an object holds, and not about who asked or how.
+func damaged(err error) bool {
+	_, ok := errors.AsType[*DamageError](err)
+	return ok
 }

@@ -29,10 +29,10 @@ func forgottenName(session string, n int) string {
 type oblivion struct {
 	next      int       // number of the next word: the first that is free behind the last that counts
 	forgotten bool      // the last of them that counts says so
-	since     time.Time // when the store got that word
+	since     time.Time // when the store got the last word that says so
 	final     bool      // a collection has let it go: nothing of it has to be there
 	ended     time.Time // when the store got that word
-	listed    int       // words, junk too, with numbers below next
+	listed    []int     // numbers of the words that a list had, junk too, sorted
 	doubtful  bool      // some word cannot be read any more, and may have said the contrary: what is forgotten stays
 }
 
@@ -79,7 +79,7 @@ func (r *Repo) forgotten(ctx context.Context) (map[string]oblivion, []*DamageErr
 		at  time.Time
 		rec *sessionRecord
 	}
-	said, taken := map[string][]word{}, map[string][]int{}
+	said := map[string][]word{}
 	set := map[string]oblivion{}
 	var junk []*DamageError
 	for i, info := range infos {
@@ -87,7 +87,7 @@ func (r *Repo) forgotten(ctx context.Context) (map[string]oblivion, []*DamageErr
 		if ok {
 			o := set[session]
 			o.doubtful = o.doubtful || lost[i]
-			taken[session] = append(taken[session], n)
+			o.listed = append(o.listed, n)
 			set[session] = o
 		}
 		if damage[i] != nil {
@@ -107,25 +107,21 @@ func (r *Repo) forgotten(ctx context.Context) (map[string]oblivion, []*DamageErr
 					o.forgotten, o.since = true, w.at // the word before it is lost
 				}
 				o.final, o.ended = true, w.at
-			case !w.rec.Undo && !o.forgotten:
-				o.forgotten, o.since = true, w.at
 			case w.rec.Undo:
 				o.forgotten = false
+			default:
+				o.forgotten, o.since = true, w.at // also behind one that forgot: what took back between them may be gone
 			}
 			o.next = w.n + 1
 		}
 		set[session] = o
 	}
 	// Junk may have any number, also one that has no next.
-	for session, ns := range taken {
-		slices.Sort(ns)
-		o := set[session]
-		for _, n := range ns {
+	for session, o := range set {
+		slices.Sort(o.listed)
+		for _, n := range o.listed {
 			if n == o.next {
 				o.next++
-			}
-			if n < o.next {
-				o.listed++
 			}
 		}
 		set[session] = o
@@ -267,13 +263,31 @@ func (p *pruner) letGo(ctx context.Context) error {
 		if !o.due(p.now) {
 			continue
 		}
-		// A list may lag, or have been overtaken. A word that it left out may have taken the snapshot back, and one that forgot it again began the window anew.
-		if o.listed < o.next {
-			continue
+		if all, err := r.allListed(ctx, id, o); err != nil {
+			return err
+		} else if !all {
+			continue // the next prune hears of it
 		}
 		if _, err := r.sayOne(ctx, o.next, &sessionRecord{Session: id, Final: true}); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// allListed tells whether the words on a snapshot that stand before its next one are those that were listed. A list may lag, or have been overtaken, and a word that it left out may have
+// taken the snapshot back, so those are asked for by their names. A number that has none had junk that a person condemned, or was not copied from a store that is lost.
+func (r *Repo) allListed(ctx context.Context, session string, o oblivion) (bool, error) {
+	for n := range o.next {
+		if _, listed := slices.BinarySearch(o.listed, n); listed {
+			continue
+		}
+		switch _, err := r.backend.Stat(ctx, forgottenName(session, n)); {
+		case err == nil:
+			return false, nil
+		case !errors.Is(err, fs.ErrNotExist):
+			return false, err
+		}
+	}
+	return true, nil
 }

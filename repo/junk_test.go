@@ -132,3 +132,48 @@ func TestJunkNumbers(t *testing.T) {
 		d.sound(t)
 	}
 }
+
+// Where a word was condemned a number is missing. What is forgotten goes all the same, and not before the last word that forgot it is old enough.
+func TestCondemnWord(t *testing.T) {
+	for name, said := range map[string]func(t *testing.T, d *dmgRepo, id string) (junk string){
+		"a forged first word": func(t *testing.T, d *dmgRepo, id string) string {
+			dmgPut(t, d.b, "forgotten/"+id, crypt.AppendHash([]byte("junk")))
+			d.forget(t, id)
+			return "forgotten/" + id
+		},
+		"a rotten word that took back": func(t *testing.T, d *dmgRepo, id string) string {
+			d.forget(t, id)
+			if err := d.open(t).Unforget(t.Context(), id); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(20 * day)
+			d.forget(t, id)
+			dmgPut(t, d.b, "forgotten/"+id+".1", []byte("junk"))
+			return "forgotten/" + id + ".1"
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := dmgNew(t, mem.New(nil))
+				d.backup(t, "shop", dmgTree{"a": dmgRand(1, 30<<10)})
+				s := d.backup(t, "shop", dmgTree{"b": dmgRand(2, 30<<10)})
+				d.prune(t, &repo.PruneOptions{Condemn: []string{said(t, d, s.ID)}})
+				time.Sleep(8 * day)
+				d.prune(t, nil)
+				if err := d.open(t).Unforget(t.Context(), s.ID); err != nil {
+					t.Errorf("after eight days: %v", err)
+				}
+				d.forget(t, s.ID)
+				for range 12 {
+					time.Sleep(day)
+					d.prune(t, nil)
+					d.everything(t, d.open(t))
+				}
+				if slices.Contains(dmgNames(t, d.b, ""), dmgSnapshotName(s.ID)) {
+					t.Error("what was forgotten is there still")
+				}
+				d.sound(t)
+			})
+		})
+	}
+}

@@ -32,6 +32,18 @@ func (d *dmgRepo) forget(t testing.TB, ids ...string) {
 	}
 }
 
+// undoable returns how many snapshots are listed as forgotten.
+func (d *dmgRepo) undoable(t testing.TB) (n int) {
+	t.Helper()
+	for _, err := range d.open(t).Snapshots(t.Context(), repo.Filter{Forgotten: true}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+	return n
+}
+
 func (d *dmgRepo) sound(t testing.TB) {
 	t.Helper()
 	if rep := d.check(t, &repo.CheckOptions{ReadData: true}); !rep.Sound() {
@@ -68,9 +80,15 @@ func TestPrune(t *testing.T) {
 		}
 		time.Sleep(2 * day)
 		dry := d.prune(t, &repo.PruneOptions{DryRun: true})
+		if n := d.undoable(t); n != 1 {
+			t.Errorf("%d snapshots can be taken back", n)
+		}
 		rep := d.prune(t, nil)
 		if err := d.open(t).Unforget(t.Context(), only.ID); !errors.Is(err, repo.ErrTooLate) {
 			t.Errorf("unforget: %v", err)
+		}
+		if n := d.undoable(t); n != 0 {
+			t.Errorf("%d snapshots can be taken back, they say, and a prune has let them go", n)
 		}
 		if rep.Condemned == 0 || rep.Freed != 0 || rep.Run != 1 || dry.Condemned != rep.Condemned {
 			t.Errorf("first step: %+v, dry %+v", rep, dry)

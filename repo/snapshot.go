@@ -39,7 +39,7 @@ type Snapshot struct {
 	Parent  string // id of the snapshot that it was compared with, "" if none
 	Stats   Stats
 	Version string // of the program that wrote it
-	// Forgotten is when the store got the word to forget it; zero: it is not forgotten. It can be taken back for UndoWindow from then on.
+	// Forgotten is when the store got the word to forget it; zero: it is not forgotten. It can be taken back for UndoWindow from then on, and longer if no Prune lets it go.
 	Forgotten time.Time
 
 	root    pack.ID
@@ -197,7 +197,7 @@ type Filter struct {
 	Series string            // exactly; "" for all
 	Tags   map[string]string // all of these
 	Newest int               // only so many, the newest; 0 for all
-	// Forgotten chooses among those that were forgotten and are still there, instead of the others.
+	// Forgotten chooses among those that were forgotten and can be taken back, instead of the others.
 	Forgotten bool
 }
 
@@ -258,13 +258,13 @@ func (r *Repo) listSnapshots(ctx context.Context, series string) ([]*Snapshot, [
 	return r.openSnapshots(ctx, names)
 }
 
-// listForgotten is listSnapshots of those that were forgotten.
+// listForgotten is listSnapshots of those that were forgotten and can be taken back.
 func (r *Repo) listForgotten(ctx context.Context, series string) ([]*Snapshot, []*DamageError, error) {
 	names, said, err := r.manifestNames(ctx, series)
 	if err != nil {
 		return nil, nil, err
 	}
-	names = slices.DeleteFunc(names, func(n string) bool { return !said[sessionOf(n)].forgotten })
+	names = slices.DeleteFunc(names, func(n string) bool { o := said[sessionOf(n)]; return !o.forgotten || o.final })
 	all, damaged, err := r.openSnapshots(ctx, names)
 	for _, s := range all {
 		s.Forgotten = said[s.ID].since

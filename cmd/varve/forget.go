@@ -284,9 +284,9 @@ func (a *app) unforgetCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "unforget ID...",
 		Short: "Take back snapshots that were forgotten",
-		Long: `Take back snapshots that were forgotten less than a week ago. "varve snapshots
---forgotten" lists them; the start of an id is enough. It takes a maintainer's or
-owner's key.
+		Long: `Take back snapshots that were forgotten less than a week ago, or longer if no prune
+has let them go. "varve snapshots --forgotten" lists them; the start of an id is
+enough. It takes a maintainer's or owner's key.
 
 JSON: {unforgotten: [ID]}.`,
 		Args:              arguments(1, -1),
@@ -326,7 +326,7 @@ func (a *app) unforget(ctx context.Context, specs []string) error {
 			if s, err := r.Lookup(ctx, spec); err == nil {
 				return failed{statusFailed, fmt.Sprintf("%s was not forgotten", s.ID)}
 			}
-			return failed{statusFailed, fmt.Sprintf("no forgotten snapshot has an id that begins with %q: \"varve snapshots --forgotten\" lists those that there are", spec)}
+			return failed{statusFailed, fmt.Sprintf("no forgotten snapshot has an id that begins with %q: \"varve snapshots --forgotten\" lists those that can be taken back, and another copy may still have one that a prune has let go", spec)}
 		case 1:
 			doc.Unforgotten = append(doc.Unforgotten, found[0])
 		default:

@@ -69,8 +69,8 @@ func (a *app) snapshotsCmd() *cobra.Command {
 		Short: "List snapshots",
 		Long: `List the snapshots of a series, or all, oldest first. The ids are cut to what
 tells them apart; any command takes them so. With --forgotten, list those instead
-that were forgotten and are still there, and until when "varve unforget" takes
-them back.
+that were forgotten and that "varve unforget" takes back, and until when it surely
+does.
 
 JSON: {snapshots: [SNAPSHOT]}, where SNAPSHOT is
   {id, series, time, end, host, tags: {KEY: VALUE}, parent, version, incomplete,

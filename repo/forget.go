@@ -180,11 +180,47 @@ var ErrTooLate = errors.New("repo: it was forgotten too long ago, and a prune ha
 
 // Unforget takes back snapshots that were forgotten, named by their ids. One that is not forgotten is left as it is.
 //
-// ErrTooLate: a Prune has let it go, which it does not do within UndoWindow. ErrRole, fs.ErrNotExist, *DamageError and ErrBusy: as in Forget.
+// ErrTooLate: a Prune has let it go, which it does not do within UndoWindow. ErrRole, fs.ErrNotExist, *DamageError and ErrBusy: as in Forget; in a store without put-if-absent ErrBusy also
+// says that a Prune or another Unforget is under way, or died less than two days ago.
 func (r *Repo) Unforget(ctx context.Context, ids ...string) error {
-	err := r.own.say(ctx, ids, false)
+	err := r.own.takeBack(ctx, ids)
 	if err != nil {
 		return fmt.Errorf("unforget: %w", err)
+	}
+	return nil
+}
+
+// takeBack is say for what is not forgotten any more.
+func (r *Repo) takeBack(ctx context.Context, ids []string) error {
+	if r.keys.Role() == crypt.Writer || !r.backend.looksFirst {
+		return r.say(ctx, ids, false)
+	}
+	m, err := beginMarker(ctx, r.backend, newSession(r.keys, "", time.Now()), r.opts.Logger)
+	if err != nil {
+		return err
+	}
+	defer m.end(ctx, false)
+	info, err := r.backend.Stat(ctx, markerName(m.id))
+	if err != nil {
+		return err
+	}
+	if err := r.onlyOne(ctx, m.id, info.Modified); err != nil {
+		return err
+	}
+	return r.say(ctx, ids, false)
+}
+
+// onlyOne is for a store without put-if-absent, where the final word may replace the one that takes back, or that one it: so of all who prune or take back only one does at a time. now is
+// when the store got the caller's marker. Each puts its marker and then looks for others, so of two at least one sees the other.
+func (r *Repo) onlyOne(ctx context.Context, own string, now time.Time) error {
+	seen, err := r.listSessions(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range sortedKeys(seen) {
+		if s := seen[id]; id != own && r.collects(id) && !s.ended && now.Sub(s.last) <= times.expire {
+			return fmt.Errorf("%w: %s prunes or takes back, or died less than two days ago, and this store has no put-if-absent", ErrBusy, id)
+		}
 	}
 	return nil
 }

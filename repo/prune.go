@@ -30,7 +30,7 @@ type PruneOptions struct {
 	MaxRepack int64
 	// Exclusive frees at once. Sessions that are open are closed: their backups fail with ErrVoid. It is for stores whose lists are up to date (S3 and disks are): no time is left for one that lags.
 	Exclusive bool
-	// VoidOpen lets Exclusive close open sessions in a store without put-if-absent, too, where a backup that is just ending may be lost without an error.
+	// VoidOpen lets Exclusive close open sessions in a store without put-if-absent, too, where a backup that is just ending may be lost without an error, and so may what is just taken back.
 	VoidOpen bool
 	// Condemn names objects under index/, snapshots/, gc/ and forgotten/ that are to be taken for not there, and deleted: junk that keeps Prune from knowing what is needed. What is in order stays, and
 	// then nothing is deleted (fs.ErrInvalid): segments, records and voids that can be opened, and snapshots that can be restored whole, which Forget is for.
@@ -206,6 +206,11 @@ func (p *pruner) run(ctx context.Context) error {
 	if p.opts.Follow != nil {
 		return p.follow(ctx)
 	}
+	if r.backend.looksFirst && !p.opts.VoidOpen {
+		if err := r.onlyOne(ctx, p.own, p.now); err != nil {
+			return err
+		}
+	}
 	if err := p.takeOut(ctx); err != nil {
 		return err
 	}
@@ -317,7 +322,7 @@ func (p *pruner) count(l *packList, packs map[pack.ID]backend.Info) {
 	}
 }
 
-// collects tells of a session that it is a collector's: its series has no name, so no manifest fits its place.
+// collects tells of a session that it is a collector's, or of one who takes back: its series has no name, so no manifest fits its place.
 func (r *Repo) collects(session string) bool {
 	sid := r.keys.SeriesID("")
 	return strings.HasSuffix(session, fmt.Sprintf("-%x", sid[:]))

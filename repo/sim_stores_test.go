@@ -65,6 +65,35 @@ func simStores() []simScene {
 			}
 			s.end(w, s.backs(w, "other", simTree(simRange(0, 6)...)))
 		}, nil},
+		{"a word that takes back in a store without put-if-absent", func(c *simConfig) { c.plain, c.maintainers = true, 2 }, func(s *sim) {
+			w, m, n := s.who("w0"), s.who("m0"), s.who("m1")
+			s.end(w, s.backs(w, "shop", simTree(simRange(0, 6)...)))
+			id := s.last(w)
+			s.end(m, s.forgets(id))
+			s.age()
+			// It has looked whether its name is free, and another one has that name before it.
+			act := s.unforgets(id)
+			s.upTo(n, act, simOpIs(simPut, "forgotten/"))
+			s.refused(m, &repo.PruneOptions{Exclusive: true}, simIs(repo.ErrBusy))
+			s.end(n, nil)
+			if act.err != nil || !s.lists(s.main, id) {
+				s.fail("a word that takes back", "%s: %v", id, act.err)
+			}
+			s.end(m, s.forgets(id))
+			s.age()
+			s.upTo(m, s.prunes(m, repo.PruneOptions{Exclusive: true}), simOpIs(simPut, "forgotten/"))
+			if err := s.end(n, s.unforgets(id)); !errors.Is(err, repo.ErrBusy) {
+				s.fail("a word that takes back", "while a prune is about to let go: %v", err)
+			}
+			s.end(m, nil)
+			if err := s.end(n, s.unforgets(id)); !errors.Is(err, repo.ErrTooLate) {
+				s.fail("a word that takes back", "after it was let go: %v", err)
+			}
+			for range 3 {
+				s.end(m, s.prunes(m, repo.PruneOptions{Exclusive: true}))
+				s.lag()
+			}
+		}, nil},
 		{"a store whose clock is put back", nil, func(s *sim) {
 			simGarbage(s)
 			w, m := s.who("w1"), s.who("m0")

@@ -3,6 +3,7 @@ package repo_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -111,6 +112,33 @@ func TestPrune(t *testing.T) {
 			t.Errorf("snapshots: %s", names)
 		}
 		d.backup(t, "shop", dmgTree{"c": dmgRand(3, 900<<10)})
+		d.everything(t, d.open(t))
+		d.sound(t)
+	})
+}
+
+// A manifest that was let go and cannot be opened any more is in nobody's way, and goes; one that is only forgotten may be taken back, so nothing is freed.
+func TestPruneRottenLetGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dmgNew(t, mem.New(nil))
+		d.backup(t, "shop", dmgTree{"a": dmgRand(1, 300<<10)})
+		gone := d.backup(t, "shop", dmgTree{"b": dmgRand(2, 300<<10)})
+		d.forget(t, gone.ID)
+		name := dmgSnapshotName(gone.ID)
+		whole := dmgGet(t, d.b, name)
+		dmgPut(t, d.b, name, []byte("junk"))
+		_, err := d.open(t).Prune(t.Context(), nil)
+		if _, damaged := errors.AsType[*repo.DamageError](err); !damaged {
+			t.Errorf("within the undo window: %v", err)
+		}
+		dmgPut(t, d.b, name, whole)
+		time.Sleep(10 * day)
+		d.prune(t, nil)
+		dmgPut(t, d.b, name, []byte("junk"))
+		time.Sleep(day)
+		if rep := d.prune(t, nil); rep.Freed == 0 || rep.Snapshots != 1 || slices.Contains(dmgNames(t, d.b, ""), name) {
+			t.Errorf("%+v", rep)
+		}
 		d.everything(t, d.open(t))
 		d.sound(t)
 	})

@@ -163,7 +163,7 @@ func (r *Repo) surveySnapshots(ctx context.Context, s *survey, gone func(oblivio
 	}
 	names = slices.DeleteFunc(names, func(n string) bool { return junk[n] })
 	found := make([]*Snapshot, len(names))
-	absent := make([]bool, len(names))
+	absent, spoiled := make([]bool, len(names)), make([]bool, len(names))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
 	for i, name := range names {
@@ -180,6 +180,10 @@ func (r *Repo) surveySnapshots(ctx context.Context, s *survey, gone func(oblivio
 				if broken.skipUnreadable {
 					return nil
 				}
+				if id := sessionOf(name); s.said[id].final && name == snapshotName(id) {
+					spoiled[i] = true // whatever it says, nothing of it has to be there
+					return nil
+				}
 				return &blockedError{d}
 			}
 			found[i] = snap
@@ -194,6 +198,9 @@ func (r *Repo) surveySnapshots(ctx context.Context, s *survey, gone func(oblivio
 			continue
 		}
 		s.taken[sessionOf(names[i])] = true
+		if spoiled[i] {
+			s.expired = append(s.expired, &Snapshot{ID: sessionOf(names[i])})
+		}
 		if snap == nil {
 			continue
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"strings"
 
 	"github.com/varvebackup/varve/backend"
@@ -126,4 +127,48 @@ func (p *pruner) takeOut(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// without returns the repository as it will be when what a person condemned is deleted, for a dry run.
+func (p *pruner) without() *Repo {
+	r := p.repo
+	w := &Repo{backend: &store{Backend: hiding{r.backend.Backend, p.junk}, log: r.opts.Logger}, keys: r.keys, slot: r.slot, opts: r.opts, cache: r.cache}
+	w.own = w
+	w.configure(r.config, r.broken)
+	return w
+}
+
+// hiding is a store without some objects.
+type hiding struct {
+	backend.Backend
+	names map[string]bool
+}
+
+func (h hiding) Unwrap() backend.Backend { return h.Backend }
+
+func (h hiding) Get(ctx context.Context, name string, off, n int64, dst []byte) ([]byte, error) {
+	if h.names[name] {
+		return dst, fmt.Errorf("get %s: %w", name, fs.ErrNotExist)
+	}
+	return h.Backend.Get(ctx, name, off, n, dst)
+}
+
+func (h hiding) Stat(ctx context.Context, name string) (backend.Info, error) {
+	if h.names[name] {
+		return backend.Info{}, fmt.Errorf("stat %s: %w", name, fs.ErrNotExist)
+	}
+	return h.Backend.Stat(ctx, name)
+}
+
+func (h hiding) List(ctx context.Context, prefix string) iter.Seq2[backend.Info, error] {
+	return func(yield func(backend.Info, error) bool) {
+		for info, err := range h.Backend.List(ctx, prefix) {
+			if err == nil && h.names[info.Name] {
+				continue
+			}
+			if !yield(info, err) || err != nil {
+				return
+			}
+		}
+	}
 }

@@ -95,6 +95,31 @@ func TestCondemnHurt(t *testing.T) {
 	d.everything(t, d.open(t))
 }
 
+// A dry run tells what a collection would do after what is condemned is gone, of whatever kind that is.
+func TestCondemnDry(t *testing.T) {
+	for _, prefix := range []string{"gc/", "forgotten/", "index/", "snapshots/"} {
+		t.Run(prefix, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := dmgNew(t, mem.New(nil))
+				d.backup(t, "shop", dmgTree{"a": dmgRand(1, 300<<10)})
+				gone := d.backup(t, "shop", dmgTree{"b": dmgRand(2, 2<<20)})
+				d.forget(t, gone.ID)
+				name := map[string]string{"gc/": "gc/1.free", "forgotten/": "forgotten/" + gone.ID + ".1", "index/": "index/" + strings.Repeat("ab", 32),
+					"snapshots/": dmgSnapshotName(gone.ID[:len(gone.ID)-34] + "0000000000000000" + gone.ID[len(gone.ID)-17:])}[prefix]
+				dmgPut(t, d.b, name, []byte("junk"))
+				time.Sleep(10 * day)
+				o := repo.PruneOptions{DryRun: true, Condemn: []string{name}}
+				dry, err := d.open(t).Prune(t.Context(), &o)
+				o.DryRun = false
+				rep := d.prune(t, &o)
+				if err != nil || rep.CondemnedBytes < 2<<20 || dry.Condemned != rep.Condemned || dry.CondemnedBytes != rep.CondemnedBytes {
+					t.Errorf("dry %+v (%v), then %+v", dry, err, rep)
+				}
+			})
+		})
+	}
+}
+
 // A dry run tells of the collection that is open.
 func TestDryRunOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -180,6 +180,8 @@ func (p *pruner) run(ctx context.Context) error {
 			return p.follow(ctx)
 		}
 		p.rep.TakenOut = sortedKeys(p.junk)
+		r = p.without()
+		p.repo = r
 		s, err := r.marked(ctx, p.gone, p.never, p.junk, nil)
 		if err != nil {
 			return err

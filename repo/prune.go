@@ -36,7 +36,7 @@ type PruneOptions struct {
 	// then nothing is deleted (fs.ErrInvalid): segments, records and voids that can be opened, and snapshots that can be restored whole, which Forget is for.
 	Condemn []string
 	// Follow is for a replica, which has no collections of its own: it is the store from which Replicate fills it. What the source freed at least FollowAfter ago, and has not any more, is
-	// freed: the packs that its collections gave a verdict on, segments that name only such, and snapshots that were forgotten so long ago; so are markers of copies that are over. Nothing
+	// freed: the packs that its collections gave a verdict on, segments that name only such, and snapshots that it let go as long ago; so are markers of copies that are over. Nothing
 	// else is deleted: what vanished at the source without the signature of maintenance stays, and so does what a snapshot needs that is listed here.
 	Follow backend.Backend
 	// FollowAfter is counted by the clocks of both stores. 0: 30 days.
@@ -521,7 +521,7 @@ func (p *pruner) drop(ctx context.Context, s *survey, gone map[pack.ID]bool) err
 	return g.Wait()
 }
 
-// tidy removes manifests that were forgotten long ago, and markers of sessions that are over for good.
+// tidy removes manifests that were let go, and markers of sessions that are over for good.
 func (p *pruner) tidy(ctx context.Context, s *survey) error {
 	for _, snap := range s.expired {
 		gone, err := p.delete(ctx, snapshotName(snap.ID))

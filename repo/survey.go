@@ -28,7 +28,7 @@ type survey struct {
 	snaps    []*Snapshot // all manifests that could be opened, forgotten ones too
 	said     map[string]oblivion
 	roots    []*Snapshot     // what has to be kept
-	expired  []*Snapshot     // forgotten so long ago that nothing of them has to be
+	expired  []*Snapshot     // let go: nothing of them has to be there; of one that cannot be opened the ID alone
 	taken    map[string]bool // sessions in whose place something is
 	packs    map[pack.ID]backend.Info
 	kept     *collect.Kept  // this and what follows are set by mark

@@ -294,7 +294,7 @@ func TestThiefPutsAgain(t *testing.T) {
 	})
 }
 
-// The same with the word that takes a forgotten snapshot back: dated after the undo window, it would count no more.
+// The same with the word that takes a forgotten snapshot back: dated after the undo window, it counts all the same.
 func TestThiefPutsWordsAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := dmgNew(t, mem.New(&mem.Options{Versions: true}))

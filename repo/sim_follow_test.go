@@ -21,7 +21,7 @@ func (s *sim) follows(a *simActor) *simAction { return s.followsWith(a, repo.Pru
 
 // followsWith is a prune at the replica that follows the primary.
 func (s *sim) followsWith(a *simActor, o repo.PruneOptions) *simAction {
-	act := &simAction{kind: "follow", keeps: o.FollowAfter}
+	act, tainted := &simAction{kind: "follow", keeps: o.FollowAfter}, s.tainted
 	if act.keeps == 0 {
 		act.keeps = s.cfg.times.follow
 	}
@@ -38,7 +38,7 @@ func (s *sim) followsWith(a *simActor, o repo.PruneOptions) *simAction {
 	}
 	act.after = func(err error) {
 		// A segment that could not be read at the source is not at the replica, until it is replicated again.
-		if _, damage := errors.AsType[*repo.DamageError](err); err != nil && !act.crashed && !(damage && s.tainted) {
+		if _, damage := errors.AsType[*repo.DamageError](err); err != nil && !act.crashed && !(damage && (tainted || s.tainted)) {
 			s.unless(act, err)
 		}
 	}

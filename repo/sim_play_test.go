@@ -668,14 +668,15 @@ func (w *simWords) lasting() bool { return w.final }
 
 func (s *sim) forgottenAt(st *simStore, id string) *simWords {
 	w := &simWords{}
-	for n := 0; ; n++ {
+	for n, missing := 0, 0; missing < 4; n++ { // at a replica some may not be there yet
 		name := "forgotten/" + id
 		if n > 0 {
 			name += "." + strconv.Itoa(n)
 		}
 		o, err := st.get(name)
 		if err != nil {
-			break
+			missing++
+			continue
 		}
 		undo, final, err := repo.Word(s.oracle(s.main), name, o.data)
 		if err != nil || w.final {
@@ -684,7 +685,7 @@ func (s *sim) forgottenAt(st *simStore, id string) *simWords {
 		w.changed = max(w.changed, o.step)
 		switch {
 		case final:
-			w.final, w.ended = true, o.modified
+			w.forgotten, w.final, w.ended = true, true, o.modified
 		case undo:
 			w.forgotten = false
 		case !w.forgotten:

@@ -435,11 +435,23 @@ func lacksPutIfAbsent(ctx context.Context, b backend.Backend) (lacks bool, err e
 
 // putOnce puts an object that must not be there yet. What is there already and is the same is one's own earlier try. fs.ErrExist: something else is there.
 func putOnce(ctx context.Context, b backend.Backend, name string, object []byte) error {
-	err := backend.PutBytes(ctx, b, name, object, &backend.PutOptions{IfAbsent: true})
-	if !errors.Is(err, fs.ErrExist) {
-		return err
+	return putWith(ctx, b, name, object, func(o *backend.PutOptions) error { return backend.PutBytes(ctx, b, name, object, o) })
+}
+
+// putWith is putOnce by means of put.
+func putWith(ctx context.Context, b backend.Backend, name string, object []byte, put func(*backend.PutOptions) error) error {
+	const tries = 5
+	for try := 1; ; try++ {
+		err := put(&backend.PutOptions{IfAbsent: true})
+		if !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		err = sameThere(ctx, b, name, object, err)
+		// It was there and is gone: whoever sleeps between the two may find that a collection has replaced a segment.
+		if !errors.Is(err, fs.ErrNotExist) || try == tries {
+			return err
+		}
 	}
-	return sameThere(ctx, b, name, object, err)
 }
 
 // sameThere returns nil if a store holds the same object already, else exists, which is why it was not put.

@@ -140,14 +140,12 @@ func (s *session) putSegment(ctx context.Context, packs []index.Pack) (int64, er
 
 // putPack stores one pack. The caller may do with data what it likes afterwards, and free it.
 func (s *session) putPack(ctx context.Context, id pack.ID, data []byte) error {
-	l := &lent{data: data}
-	defer l.end()
 	name := packName(id)
-	err := s.repo.backend.Put(ctx, name, l, int64(len(data)), &backend.PutOptions{IfAbsent: true})
-	if errors.Is(err, fs.ErrExist) {
-		return sameThere(ctx, s.repo.backend, name, data, err)
-	}
-	return err
+	return putWith(ctx, s.repo.backend, name, data, func(o *backend.PutOptions) error {
+		l := &lent{data: data}
+		defer l.end()
+		return s.repo.backend.Put(ctx, name, l, int64(len(data)), o)
+	})
 }
 
 // lent is bytes that are an object's for as long as a Put runs. A transport that goes on reading for a moment after a Put that failed or was cancelled, as net/http's may, finds them gone.

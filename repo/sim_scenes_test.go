@@ -230,6 +230,22 @@ func simDirected() []simScene {
 				s.fail("a sleeper", "%v", err)
 			}
 		}, nil},
+		{"a writer that sleeps until its segment is replaced, and hears then that it is there", nil, func(s *sim) {
+			repo.SetLayout(s.t, repo.Layout{JoinSegments: 2})
+			w, m := s.who("w0"), s.who("m0")
+			s.end(w, s.backs(w, "shop", simTree(simRange(0, 3)...)))
+			op := s.upTo(w, s.backs(w, "shop", simTree(simRange(3, 6)...)), simOpIs(simPut, "index/"))
+			op.carryOut(false) // the reply is lost
+			s.release(op)      // and it is put again
+			s.upTo(w, nil, simOpIs(simGet, op.name))
+			s.end(m, s.prunes(m, repo.PruneOptions{}))
+			if _, err := s.main.get(op.name); err == nil {
+				s.t.Error("the segment is there")
+			}
+			if err := s.end(w, nil); err != nil {
+				s.fail("a sleeper", "%v", err)
+			}
+		}, nil},
 		{"a writer that sleeps for 60 hours before its commit", nil, func(s *sim) {
 			simGarbage(s)
 			w, m := s.who("w1"), s.who("m0")

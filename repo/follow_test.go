@@ -303,3 +303,31 @@ func TestFollowRefuses(t *testing.T) {
 		d.listed(t, to)
 	})
 }
+
+// A manifest that the source let go goes from the replica as well when it cannot be opened there.
+func TestFollowRottenLetGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, to := dmgNew(t, mem.New(nil)), mem.New(nil)
+		d.backup(t, "shop", dmgTree{"a": dmgRand(1, 30<<10)})
+		gone := d.backup(t, "shop", dmgTree{"b": dmgRand(2, 30<<10)})
+		dmgMust(repo.Replicate(t.Context(), to, d.b, nil))(t)
+		d.forget(t, gone.ID)
+		for range 12 {
+			time.Sleep(day)
+			d.prune(t, nil)
+		}
+		dmgMust(repo.Replicate(t.Context(), to, d.b, nil))(t)
+		name := dmgSnapshotName(gone.ID)
+		dmgPut(t, to, name, []byte("junk"))
+		for range 3 {
+			time.Sleep(20 * day)
+			d.backup(t, "shop", dmgTree{"a": dmgRand(1, 30<<10)}) // without anything new at the source its time stands still
+			if rep, err := d.follow(t, to, repo.PruneOptions{}); err != nil {
+				t.Errorf("%v (%+v)", err, rep)
+			}
+		}
+		if slices.Contains(dmgNames(t, to, ""), name) {
+			t.Error("what was let go is there still")
+		}
+	})
+}

@@ -25,10 +25,10 @@ import (
 type survey struct {
 	sessions map[string]*seenSession
 	view     *view
-	snaps    []*Snapshot // all manifests that could be opened, forgotten ones too
+	snaps    []*Snapshot // all manifests that could be opened, forgotten ones too, and of others that were let go the ID alone
 	said     map[string]oblivion
 	roots    []*Snapshot     // what has to be kept
-	expired  []*Snapshot     // let go: nothing of them has to be there; of one that cannot be opened the ID alone
+	expired  []*Snapshot     // let go: nothing of them has to be there
 	taken    map[string]bool // sessions in whose place something is
 	packs    map[pack.ID]backend.Info
 	kept     *collect.Kept  // this and what follows are set by mark
@@ -163,7 +163,7 @@ func (r *Repo) surveySnapshots(ctx context.Context, s *survey, gone func(oblivio
 	}
 	names = slices.DeleteFunc(names, func(n string) bool { return junk[n] })
 	found := make([]*Snapshot, len(names))
-	absent, spoiled := make([]bool, len(names)), make([]bool, len(names))
+	absent := make([]bool, len(names))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
 	for i, name := range names {
@@ -181,7 +181,7 @@ func (r *Repo) surveySnapshots(ctx context.Context, s *survey, gone func(oblivio
 					return nil
 				}
 				if id := sessionOf(name); s.said[id].final && name == snapshotName(id) {
-					spoiled[i] = true // whatever it says, nothing of it has to be there
+					found[i] = &Snapshot{ID: id} // whatever it says, nothing of it has to be there
 					return nil
 				}
 				return &blockedError{d}
@@ -198,9 +198,6 @@ func (r *Repo) surveySnapshots(ctx context.Context, s *survey, gone func(oblivio
 			continue
 		}
 		s.taken[sessionOf(names[i])] = true
-		if spoiled[i] {
-			s.expired = append(s.expired, &Snapshot{ID: sessionOf(names[i])})
-		}
 		if snap == nil {
 			continue
 		}

@@ -19,7 +19,7 @@ import (
 func (s *sim) unless(act *simAction, err error) {
 	switch _, damage := errors.AsType[*repo.DamageError](err); {
 	case errors.Is(err, errSim), errors.Is(err, errCrash), errors.Is(err, context.Canceled) && act.cancelled, errors.Is(err, context.DeadlineExceeded):
-	case damage && (act.corrupted || s.lags != nil):
+	case (damage || errors.Is(err, fs.ErrExist)) && act.corrupted, damage && s.lags != nil:
 	case (s.cfg.lagAll || s.cfg.lagSessions) && strings.Contains(err.Error(), "a listed segment is not there"):
 	default:
 		s.fail("an error without a reason", "%s: %v", act.kind, err)

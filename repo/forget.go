@@ -277,7 +277,7 @@ func (r *Repo) sayOne(ctx context.Context, n int, rec *sessionRecord) (said bool
 	if err != nil {
 		return false, err
 	}
-	err = backend.PutBytes(ctx, r.backend, name, object, &backend.PutOptions{IfAbsent: true})
+	err = putOnce(ctx, r.backend, name, object)
 	if errors.Is(err, fs.ErrExist) {
 		return false, nil
 	}

@@ -25,11 +25,13 @@ func (p *pruner) examine(ctx context.Context) error {
 	var snaps []*Snapshot
 	for _, name := range sortedKeys(p.junk) {
 		snap, err := bare.tryOpen(ctx, name)
-		_, damaged := errors.AsType[*DamageError](err)
+		if damaged(err) {
+			snap, err = bare.tryOpen(ctx, name) // it may have been read wrong, once
+		}
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			return fmt.Errorf("there is no %s to condemn: %w", name, fs.ErrNotExist)
-		case damaged:
+		case damaged(err):
 			unread[name] = true
 		case err != nil:
 			return err

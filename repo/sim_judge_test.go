@@ -99,7 +99,10 @@ func (s *sim) oracle(st *simStore) *repo.Repo {
 		}
 		s.oracles[st] = r
 	}
-	repo.Outdated(s.oracles[st])
+	if n := st.version(); s.fresh[st] != n {
+		s.fresh[st] = n
+		repo.Outdated(s.oracles[st])
+	}
 	return s.oracles[st]
 }
 

@@ -549,6 +549,17 @@ func simDirected() []simScene {
 			s.end(m, s.prunes(m, repo.PruneOptions{Exclusive: true}))
 			s.end(m, s.unforgets(id))
 		}, []string{"forgetNow"}},
+		{"a word whose reply is lost", nil, func(s *sim) {
+			w, m := s.who("w0"), s.who("m0")
+			s.end(w, s.backs(w, "shop", simTree(simRange(0, 6)...)))
+			for _, act := range []*simAction{s.forgets(s.last(w)), s.unforgets(s.last(w))} {
+				op := s.upTo(m, act, simOpIs(simPut, "forgotten/"))
+				op.carryOut(false)
+				if s.release(op); s.end(m, nil) != nil {
+					s.fail("a word", "%v", act.err)
+				}
+			}
+		}, nil},
 		{"a word that takes back, and a list of forgotten/ that lags", nil, func(s *sim) {
 			w, m := s.who("w0"), s.who("m0")
 			s.end(w, s.backs(w, "shop", simTree(simRange(0, 6)...)))

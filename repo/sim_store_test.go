@@ -33,11 +33,12 @@ type simObject struct {
 
 // A simStore is the objects of one store. Only one goroutine at a time uses it, but for the quiet phase, which mu is for.
 type simStore struct {
-	name string
-	mu   sync.Mutex // guards what follows
-	sim  *sim
-	has  map[string]simObject
-	past []simChange // for lists that lag
+	name    string
+	mu      sync.Mutex // guards what follows
+	sim     *sim
+	has     map[string]simObject
+	past    []simChange // for lists that lag
+	changes int
 	// deleted hears of each pack and segment that is deleted.
 	deletions int
 }
@@ -63,7 +64,15 @@ func (st *simStore) clock(roundUp bool) time.Time {
 	return t
 }
 
+// version is another one after each change.
+func (st *simStore) version() int {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.changes
+}
+
 func (st *simStore) change(name string) {
+	st.changes++
 	o, there := st.has[name]
 	st.past = append(st.past, simChange{name, time.Now(), there, o})
 	if len(st.past) > 4096 {
@@ -86,6 +95,7 @@ func (st *simStore) put(name string, data []byte, ifAbsent, roundUp bool) error 
 func (st *simStore) become(name string, o simObject) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	st.changes++
 	if st.has[name] = o; o.data == nil {
 		delete(st.has, name)
 	}

@@ -184,6 +184,7 @@ type sim struct {
 	tainted bool      // something rotted that a replicator may have left out since
 	mover   *simActor // whose turn it is until something telling comes, if the run is coarse
 	oracles map[*simStore]*repo.Repo
+	fresh   map[*simStore]int // what version of a store its oracle has seen
 	owner   crypt.RawKey
 	roles   map[crypt.Role]crypt.RawKey
 	deltas  *int
@@ -284,7 +285,7 @@ func simContent(family, version int) []byte {
 const simFamilies, simVersions = 5, 5
 
 func newSim(t *testing.T, seed uint64, cfg simConfig) *sim {
-	s := &sim{t: t, seed: seed, cfg: cfg, rng: rand.New(rand.NewPCG(seed, 2)), skew: cfg.skew, snaps: map[string]*simSnap{}, forged: map[string]bool{}, oracles: map[*simStore]*repo.Repo{},
+	s := &sim{t: t, seed: seed, cfg: cfg, rng: rand.New(rand.NewPCG(seed, 2)), skew: cfg.skew, snaps: map[string]*simSnap{}, forged: map[string]bool{}, oracles: map[*simStore]*repo.Repo{}, fresh: map[*simStore]int{},
 		roles: map[crypt.Role]crypt.RawKey{}, seen: map[*simStore]int{}, stats: map[string]int{}, log: sha256.New(), draws: map[string]uint64{}}
 	s.main, s.replica = newSimStore(s, "main"), newSimStore(s, "replica")
 	tm := cfg.times

@@ -177,7 +177,6 @@ func simScenes() []simScene {
 	return slices.Concat(simSessions(), simCollections(), simWordScenes(), simOvertaken(), simFollowed(), simStores(), simClaimed())
 }
 
-
 // TestSimScenes plays interleavings that were found by thought or by a seed. Each holds, and goes wrong without the rules that it names.
 func TestSimScenes(t *testing.T) {
 	for _, scene := range simScenes() {

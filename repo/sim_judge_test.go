@@ -240,7 +240,9 @@ func (s *sim) watchCandidates(op *simOp) {
 				}
 			}
 		}
-		if len(young) > 0 && s.cfg.deltas {
+		// What bases a pack has is known from its segment, which may have come since the collector listed them.
+		later := s.cfg.lagAll || slices.ContainsFunc(s.main.names("index/"), func(name string) bool { o, _ := s.main.get(name); return o.step >= act.begun })
+		if len(young) > 0 && s.cfg.deltas && !later {
 			bases, err := repo.YoungNeeds(ctx, r, young)
 			for name := range bases {
 				if err == nil && condemned[name] {

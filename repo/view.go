@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/varvebackup/varve/backend"
@@ -75,7 +76,11 @@ func (r *Repo) look(ctx context.Context, strays []stray) (*view, error) {
 
 // lookWithout is look for a repository without some segments. list is listIndex, or listDated.
 func (r *Repo) lookWithout(ctx context.Context, strays []stray, junk map[string]bool, list func(context.Context, map[string]bool) ([]backend.Info, error)) (*view, error) {
-	const tries = 10
+	// Somebody who replaces segments again and again, beside a store that is slow, may be faster than a few tries.
+	const tries, patience = 10, 2 * time.Minute
+	pauses := &backoff.ExponentialBackOff{InitialInterval: 20 * time.Millisecond, Multiplier: 1.5, MaxInterval: 5 * time.Second} // not by chance, so that a simulation replays
+	pauses.Reset()
+	begun := time.Now()
 	for try := 1; ; try++ {
 		var listed []backend.Info
 		if broken.indexFirst {
@@ -95,8 +100,13 @@ func (r *Repo) lookWithout(ctx context.Context, strays []stray, junk map[string]
 		}
 		v, err := r.loadIndex(ctx, m, listed, strays)
 		// A listed segment that is not there was replaced in the meantime: start over.
-		if errors.Is(err, errVanished) && try < tries {
-			continue
+		if errors.Is(err, errVanished) && (try < tries || time.Since(begun) < patience) {
+			select {
+			case <-time.After(pauses.NextBackOff()):
+				continue
+			case <-ctx.Done():
+				err = ctx.Err()
+			}
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read the index: %w", err)

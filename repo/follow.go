@@ -105,9 +105,9 @@ func (p *pruner) follow(ctx context.Context) error {
 	s.roots, s.expired = nil, nil
 	for _, snap := range s.snaps {
 		here, o := s.said[snap.ID], saidThere[snap.ID]
-		if !here.final || !o.final {
+		if (!here.final || !o.final) && snap.root != (pack.ID{}) {
 			s.roots = append(s.roots, snap)
-		} else if there.Sub(o.ended) > after && p.now.Sub(here.ended) > after && !held[snapshotName(snap.ID)] {
+		} else if o.final && there.Sub(o.ended) > after && p.now.Sub(here.ended) > after && !held[snapshotName(snap.ID)] {
 			s.expired = append(s.expired, snap)
 		}
 	}

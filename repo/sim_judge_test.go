@@ -233,7 +233,10 @@ func (s *sim) watchCandidates(op *simOp) {
 		young := map[string]bool{}
 		now := s.main.clock(false)
 		for _, name := range s.main.names("packs/") {
-			if o, _ := s.main.get(name); now.Sub(o.modified) <= s.cfg.times.margin-s.cfg.times.lag && o.step < act.begun {
+			o, _ := s.main.get(name)
+			// A list that lags may lack a copy whose segment is there already: it looks like what never came. What it is a copy of is kept, then, and sessions that rely on it are waited for.
+			missed := s.cfg.lagAll && now.Sub(o.modified) <= s.cfg.times.lag
+			if now.Sub(o.modified) <= s.cfg.times.margin-s.cfg.times.lag && o.step < act.begun && !missed {
 				young[name] = true
 				if condemned[name] {
 					s.fail("young packs are no candidates", "%s is %v old", name, now.Sub(o.modified))

@@ -99,6 +99,28 @@ func simWordScenes() []simScene {
 			s.end(m, s.prunes(m, repo.PruneOptions{Exclusive: true}))
 			s.end(m, s.unforgets(id))
 		}, []string{"forgetNow"}},
+		{"a void that comes when the snapshot in its place was let go, beside a replica", func(c *simConfig) { c.replica, c.maintainers = true, 2 }, func(s *sim) {
+			w, m, n, c := s.who("w0"), s.who("m0"), s.who("m1"), s.who("copy")
+			simGarbage(s)
+			s.upTo(w, s.backs(w, "shop", simTree(simRange(0, 6)...)), simOpIs(simPut, "snapshots/"))
+			void := s.upTo(m, s.prunes(m, repo.PruneOptions{Exclusive: true}), simOpIs(simPut, "snapshots/"))
+			s.postpone(void)
+			s.end(w, nil)
+			s.crash(m)
+			s.end(m, nil)
+			s.end(c, s.replicates(c))
+			s.end(n, s.forgets(s.last(w)))
+			s.age()
+			for range 3 {
+				s.end(n, s.prunes(n, repo.PruneOptions{Exclusive: true}))
+			}
+			if _, err := s.main.get(void.name); err == nil {
+				s.t.Error("the snapshot is there")
+			}
+			s.deliver(0)
+			s.end(n, s.prunes(n, repo.PruneOptions{Exclusive: true}))
+			s.end(c, s.replicates(c))
+		}, nil},
 		{"a word whose reply is lost", nil, func(s *sim) {
 			w, m := s.who("w0"), s.who("m0")
 			s.end(w, s.backs(w, "shop", simTree(simRange(0, 6)...)))

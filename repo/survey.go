@@ -186,6 +186,9 @@ func (r *Repo) surveySnapshots(ctx context.Context, s *survey, gone func(oblivio
 				}
 				return &blockedError{d}
 			}
+			if id := sessionOf(name); err == nil && snap == nil && s.said[id].final && name == snapshotName(id) {
+				snap = &Snapshot{ID: id} // a void that came late: no commit is to be kept out any more
+			}
 			found[i] = snap
 			return err
 		})

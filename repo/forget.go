@@ -195,16 +195,12 @@ func (r *Repo) takeBack(ctx context.Context, ids []string) error {
 	if r.keys.Role() == crypt.Writer || !r.backend.looksFirst {
 		return r.say(ctx, ids, false)
 	}
-	m, err := beginMarker(ctx, r.backend, newSession(r.keys, "", time.Now()), r.opts.Logger)
+	m, now, err := r.beginCollector(ctx)
 	if err != nil {
 		return err
 	}
 	defer m.end(ctx, false)
-	info, err := r.backend.Stat(ctx, markerName(m.id))
-	if err != nil {
-		return err
-	}
-	if err := r.onlyOne(ctx, m.id, info.Modified); err != nil {
+	if err := r.onlyOne(ctx, m.id, now); err != nil {
 		return err
 	}
 	return r.say(ctx, ids, false)

@@ -192,19 +192,12 @@ func (p *pruner) run(ctx context.Context) error {
 		_, err = p.condemn(ctx, s)
 		return err
 	}
-	m, err := beginMarker(ctx, r.backend, newSession(r.keys, "", time.Now()), r.opts.Logger)
+	m, now, err := r.beginCollector(ctx)
 	if err != nil {
 		return err
 	}
 	defer m.end(ctx, false)
-	p.own = m.id
-	info, err := r.backend.Stat(ctx, markerName(m.id))
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w: this process slept for so long that another prune took it for dead", ErrBusy)
-	} else if err != nil {
-		return err
-	}
-	p.now = info.Modified
+	p.own, p.now = m.id, now
 	if p.opts.Follow != nil {
 		return p.follow(ctx)
 	}
@@ -322,6 +315,23 @@ func (p *pruner) count(l *packList, packs map[pack.ID]backend.Info) {
 	for _, id := range l.Packs {
 		p.rep.CondemnedBytes += packs[pack.ID(id)].Size
 	}
+}
+
+// beginCollector puts the marker of a session that commits nothing, and returns when the store got it.
+func (r *Repo) beginCollector(ctx context.Context) (*marker, time.Time, error) {
+	m, err := beginMarker(ctx, r.backend, newSession(r.keys, "", time.Now()), r.opts.Logger)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	info, err := r.backend.Stat(ctx, markerName(m.id))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: this process slept for so long that another prune took it for dead", ErrBusy)
+	}
+	if err != nil {
+		m.end(ctx, false)
+		return nil, time.Time{}, err
+	}
+	return m, info.Modified, nil
 }
 
 // collects tells of a session that it is a collector's, or of one who takes back: its series has no name, so no manifest fits its place.
